@@ -1,0 +1,51 @@
+"""Errors that soundcert raises. Each message says what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SoundcertError(Exception):
+    """Root of every error that soundcert raises on purpose."""
+
+
+class ConfigError(SoundcertError):
+    """The call, the configuration or the pipeline cannot work as written."""
+
+
+class InputError(SoundcertError):
+    """A clip or a data list cannot be used (unreadable, empty, not finite, of the wrong shape)."""
+
+
+class ModelError(SoundcertError):
+    """A model cannot be loaded, or does not behave as a fixed function of each row."""
+
+
+class MissingDependencyError(SoundcertError):
+    """An optional package is needed; the message names the `pip install` that brings it."""
+
+
+class RunError(SoundcertError):
+    """A run directory cannot be opened, resumed or written."""
+
+
+class TransportError(SoundcertError):
+    """A radius was asked for in a space that it cannot be carried to."""
+
+
+class AbstainedError(SoundcertError, AttributeError):
+    """An abstained certificate was asked for something that only a certified one has.
+
+    It is an AttributeError too, so that `hasattr(cert, "radius")` and
+    `getattr(cert, "radius", default)` work.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the nearest known word, or the list of what is known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f" (did you mean {near[0]!r}?)"
+    return f" (known: {', '.join(known)})" if known else ""
