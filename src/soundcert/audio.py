@@ -1,0 +1,400 @@
+"""One clip: decoded samples, their rate, and a digest that names the recording.
+
+Conventions
+-----------
+Samples have shape `(channels, frames)`. A PCM clip keeps the decoded integers as int32,
+left-justified (a 16-bit sample s is stored as s·2^16), so that no rounding stands between the file
+and its digest, and so that WAV and FLAC of one recording are the same clip. Everything else
+(float-encoded WAV, Vorbis, MP3, µ-law, ...) is float64. Full scale is 1.0; rates are in hertz.
+
+A clip that cannot be trusted is refused with one `InputError` line and never repaired: a certificate
+is about the decoded samples, so a silently shortened file would certify another clip than the one
+that its name promises. What libsndfile mends by itself (a WAV that ends before its header says) is
+therefore checked here. Not detectable: a cut MP3 without a length header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from .errors import InputError
+from .spaces import Space
+
+if TYPE_CHECKING:
+    import soundfile
+    import torch
+
+# Left-justified int32 divided by this is full scale; a power of two, so the division is exact.
+_INT32_SCALE = 2.0**-31
+
+_PCM_BITS = {
+    "PCM_S8": 8,
+    "PCM_U8": 8,
+    "PCM_16": 16,
+    "PCM_24": 24,
+    "PCM_32": 32,
+    "ALAC_16": 16,
+    "ALAC_20": 20,
+    "ALAC_24": 24,
+    "ALAC_32": 32,
+}
+
+# libsndfile says this many frames when a header leaves the length open (a FLAC from a pipe).
+_UNKNOWN_FRAMES = 2**62
+
+# An MP3 without a length header has an estimated one, off by a frame or two (1152 samples each).
+_MP3_SLACK = 2 * 1152
+
+# What a WAV writer that cannot seek back leaves as the size of its data.
+_STREAMED_SIZE = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What `load_clip` accepts. The header is checked before anything is decoded.
+
+    `max_bytes` bounds both the file and its decoded samples: a few kilobytes of FLAC can hold hours
+    of silence in 64 channels.
+    """
+
+    max_seconds: float = 600.0
+    max_channels: int = 64
+    min_rate: int = 100
+    max_rate: int = 768_000
+    max_bytes: int = 2**31
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Clip:
+    """Decoded samples of one recording. Made by `load_clip` or `Clip.from_array`.
+
+    `samples` is read-only, int32 for PCM and float64 otherwise, `(channels, frames)`. `name` is how
+    the data list calls the clip. `bits` is the PCM bit depth, `None` for float-encoded clips.
+
+    Shape: `tensor()` gives `(frames,)` for one channel, `(channels, frames)` for more.
+    """
+
+    samples: np.ndarray
+    rate: int
+    name: str
+    bits: int | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        samples = self.samples
+        if samples.ndim != 2 or samples.dtype not in (np.int32, np.float64):
+            raise InputError(
+                f"{self.name!r}: expected int32 or float64 samples of shape (channels, frames), got "
+                f"{samples.dtype} of shape {samples.shape}; use Clip.from_array"
+            )
+        if samples.size == 0:
+            raise InputError(f"{self.name!r}: expected at least one sample, got shape {samples.shape}")
+        if (samples.dtype == np.int32) != (self.bits is not None):
+            raise InputError(
+                f"{self.name!r}: expected bits with int32 samples only, got bits={self.bits} with "
+                f"{samples.dtype}"
+            )
+        if self.bits is not None and not 1 <= self.bits <= 32:
+            raise InputError(f"{self.name!r}: expected 1 to 32 bits, got {self.bits}")
+        if samples.dtype == np.float64:
+            _require_finite(samples, self.name)
+        # The digest is cached, so the samples must not change under it.
+        samples = samples.view()
+        samples.flags.writeable = False
+        object.__setattr__(self, "samples", samples)
+
+    @classmethod
+    def from_array(cls, array: np.ndarray | torch.Tensor, rate: int, name: str = "array") -> Clip:
+        """Make a clip from samples in memory, a copy of them.
+
+        Shape: `(frames,)` or `(channels, frames)`.
+
+        uint8 (offset binary, as in WAV), int8, int16 and int32 are PCM of that many bits, and agree
+        with the file of the same integers; floating point is kept as float64, full scale 1.0.
+        """
+        values = _as_numpy(array)
+        if values.ndim == 1:
+            values = values[None, :]
+        if values.ndim != 2:
+            raise InputError(
+                f"{name!r}: expected an array of shape (frames,) or (channels, frames), got {values.shape}"
+            )
+        if values.shape[0] > Limits.max_channels:
+            raise InputError(
+                f"{name!r}: expected (channels, frames) with at most {Limits.max_channels} channels, got "
+                f"{values.shape}; transpose it if the frames come first"
+            )
+        samples, bits = _to_samples(values, name)
+        return cls(samples, _checked_rate(rate, name, Limits()), name, bits)
+
+    @property
+    def channels(self) -> int:
+        return int(self.samples.shape[0])
+
+    @property
+    def frames(self) -> int:
+        return int(self.samples.shape[1])
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.rate
+
+    @property
+    def lsb(self) -> float:
+        """One quantisation step in full-scale units, 2^-(bits-1).
+
+        A float-encoded clip has no step of its own; 2^-15 stands in for it, the step of the 16-bit
+        file that it would usually be saved as.
+        """
+        return 2.0 ** -((self.bits or 16) - 1)
+
+    @property
+    def space(self) -> Space:
+        """The space of the file's samples, where every transport ends."""
+        shape = (self.frames,) if self.channels == 1 else (self.channels, self.frames)
+        return Space("file", "waveform", shape, self.rate)
+
+    @cached_property
+    def digest(self) -> str:
+        """Name of the recording: 32 hexadecimal digits, BLAKE2b-128.
+
+        Over a domain tag, the encoding kind (PCM or float), the rate, the channel count, and the
+        samples, channel after channel, little-endian: int32 left-justified for PCM, so that neither
+        the container nor the bit depth enters; float64 otherwise. Lossy files hash what the decoder
+        returned, which another decoder version may change in the last place.
+        """
+        pcm = self.bits is not None
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(b"soundcert clip 1\0" + (b"pcm\0" if pcm else b"float\0"))
+        digest.update(struct.pack("<QQ", self.rate, self.channels))
+        digest.update(np.ascontiguousarray(self.samples, dtype="<i4" if pcm else "<f8").data)
+        return digest.hexdigest()
+
+    def tensor(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The samples in full-scale units, a fresh tensor; float64 by default, and then exact.
+
+        Shape: `(frames,)` for one channel, else `(channels, frames)`.
+        """
+        import torch
+
+        scale = 1.0 if self.bits is None else _INT32_SCALE
+        values = torch.from_numpy(self.samples * scale).to(dtype or torch.float64)
+        return values[0] if self.channels == 1 else values
+
+    def __repr__(self) -> str:
+        kind = "float" if self.bits is None else f"{self.bits}-bit"
+        return f"<Clip {self.name!r}: {self.channels} × {self.frames} samples, {self.rate} Hz, {kind}>"
+
+
+def load_clip(path: str | os.PathLike[str], *, name: str | None = None, limits: Limits | None = None) -> Clip:
+    """Decode one audio file (WAV, FLAC, Ogg, MP3, AIFF, AU, ...: what libsndfile reads).
+
+    `name` is the file's name unless the data list calls it otherwise. Raises `InputError`, one line,
+    for whatever is wrong with the file.
+    """
+    import soundfile
+
+    limits = limits or Limits()
+    text = os.fspath(path)
+    name = Path(text).name if name is None else name
+    size = _regular_file_size(text, name, limits)
+    try:
+        # Bytes keep file names that are not valid UTF-8 intact.
+        with soundfile.SoundFile(os.fsencode(text) if os.name == "posix" else text) as file:
+            _check_header(file, name, limits)
+            _check_whole(text, size, name)
+            bits = _PCM_BITS.get(file.subtype)
+            samples = file.read(dtype="float64" if bits is None else "int32", always_2d=True)
+            expected = file.frames - (_MP3_SLACK if file.format == "MP3" else 0)
+            rate, frames = file.samplerate, file.frames
+    except soundfile.LibsndfileError as error:
+        # The library's own text begins with the path, and may end in a line break.
+        reason = " ".join(str(error.error_string).split()).removeprefix("Error : ").rstrip(".")
+        raise InputError(
+            f"{name!r}: expected a whole audio file, but libsndfile cannot decode it ({reason}); it is "
+            "truncated, damaged or not audio: replace it, or convert it to WAV or FLAC"
+        ) from None
+    except TypeError:
+        # Asked of files named .raw, which libsndfile takes for bare samples.
+        raise InputError(f"{name!r}: expected an audio file with a header, got raw samples") from None
+    except (ValueError, RuntimeError, OSError) as error:
+        raise InputError(f"{name!r}: expected a readable audio file, got {error}; replace it") from None
+    if len(samples) < expected:
+        raise InputError(
+            f"{name!r}: truncated: expected {frames} frames from its header, got {len(samples)}; "
+            "fetch or export it again"
+        )
+    return Clip(np.ascontiguousarray(samples.T), rate, name, bits, text)
+
+
+def _regular_file_size(path: str, name: str, limits: Limits) -> int:
+    """Size in bytes. Asked before opening, because opening a pipe would wait for ever."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise InputError(f"{name!r}: expected an audio file, but there is no file {path!r}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{name!r}: expected an audio file, but {path!r} cannot be opened: {reason}"
+        ) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{name!r}: expected an audio file, got a folder; name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{name!r}: expected a regular file, got a pipe or a device; save it to a file")
+    if status.st_size == 0:
+        raise InputError(f"{name!r}: expected an audio file, got an empty one (0 bytes); fetch it again")
+    if status.st_size > limits.max_bytes:
+        raise InputError(
+            f"{name!r}: expected at most {limits.max_bytes} bytes, got {status.st_size}; "
+            "cut it, or raise Limits(max_bytes=...)"
+        )
+    return status.st_size
+
+
+def _check_header(file: soundfile.SoundFile, name: str, limits: Limits) -> None:
+    """Refuse from the header what would be too much to decode."""
+    rate = _checked_rate(file.samplerate, name, limits)
+    if file.frames >= _UNKNOWN_FRAMES:
+        raise InputError(
+            f"{name!r}: expected a header with the clip's length, got one without; encode it again"
+        )
+    if file.frames <= 0:
+        raise InputError(
+            f"{name!r}: expected at least one frame, but its header announces none (empty, or never "
+            "closed by the recorder); export it again"
+        )
+    if file.channels > limits.max_channels:
+        raise InputError(
+            f"{name!r}: expected at most {limits.max_channels} channels, got {file.channels}; "
+            "split it, or raise Limits(max_channels=...)"
+        )
+    seconds = file.frames / rate
+    if seconds > limits.max_seconds:
+        raise InputError(
+            f"{name!r}: expected at most {limits.max_seconds:g} s, got {seconds:.1f} s; "
+            "cut it, or raise Limits(max_seconds=...)"
+        )
+    decoded = file.frames * file.channels * (4 if file.subtype in _PCM_BITS else 8)
+    if decoded > limits.max_bytes:
+        raise InputError(
+            f"{name!r}: expected at most {limits.max_bytes} bytes of decoded samples, got {decoded}; "
+            "cut it, or raise Limits(max_bytes=...)"
+        )
+
+
+def _checked_rate(rate: Any, name: str, limits: Limits) -> int:
+    try:
+        number = operator.index(rate)
+    except TypeError:
+        raise InputError(f"{name!r}: expected the rate as a whole number of hertz, got {rate!r}") from None
+    if not limits.min_rate <= number <= limits.max_rate:
+        raise InputError(
+            f"{name!r}: expected a rate of {limits.min_rate} to {limits.max_rate} Hz, got {number}; "
+            "resample it"
+        )
+    return number
+
+
+def _check_whole(path: str, size: int, name: str) -> None:
+    """Refuse what libsndfile would shorten without a word: a WAV, AIFF or Ogg file cut at its end."""
+    with open(path, "rb") as file:
+        found = _declared_audio(file)
+        if not _ogg_ends(file, size):
+            raise InputError(f"{name!r}: truncated: expected the last page of its Ogg stream; fetch it again")
+    if found is None:
+        return
+    start, declared = found
+    held = size - start
+    if declared > held and declared != _STREAMED_SIZE:
+        raise InputError(
+            f"{name!r}: truncated: expected {declared} bytes of audio from its header, got {held}; "
+            "fetch or export it again"
+        )
+
+
+def _declared_audio(file: BinaryIO) -> tuple[int, int] | None:
+    """Where the audio of a RIFF/WAVE or AIFF file begins and how many bytes its header gives it.
+
+    `None` for every other format (RF64 and W64 among them), and where no such chunk is found.
+    """
+    head = file.read(12)
+    wanted, order = {
+        (b"RIFF", b"WAVE"): (b"data", "<"),
+        (b"RIFX", b"WAVE"): (b"data", ">"),
+        (b"FORM", b"AIFF"): (b"SSND", ">"),
+        (b"FORM", b"AIFC"): (b"SSND", ">"),
+    }.get((head[:4], head[8:]), (b"", ""))
+    if not wanted:
+        return None
+    for _ in range(10_000):  # no honest file has as many chunks
+        chunk = file.read(8)
+        if len(chunk) < 8:
+            return None
+        (size,) = struct.unpack(order + "I", chunk[4:])
+        if chunk[:4] == wanted:
+            return file.tell(), size
+        file.seek(size + size % 2, os.SEEK_CUR)
+    return None
+
+
+def _ogg_ends(file: BinaryIO, size: int) -> bool:
+    """Whether the last page of an Ogg file is whole and marked as the last; true for other formats."""
+    file.seek(0)
+    if file.read(4) != b"OggS":
+        return True
+    file.seek(max(0, size - 2**17))  # a page has at most 65 307 bytes
+    tail = file.read()
+    at = tail.rfind(b"OggS")
+    page = tail[at:]
+    if at < 0 or len(page) < 27 or len(page) < 27 + page[26]:
+        return False
+    body = sum(page[27 : 27 + page[26]])
+    return bool(page[5] & 4) and len(page) >= 27 + page[26] + body
+
+
+def _as_numpy(array: Any) -> np.ndarray:
+    if hasattr(array, "detach"):
+        import torch
+
+        tensor = array.detach().cpu()
+        # numpy has no bfloat16; float32 holds every one of its values.
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
+    return np.asarray(array)
+
+
+def _to_samples(values: np.ndarray, name: str) -> tuple[np.ndarray, int | None]:
+    """Left-justified int32 with its bits, or float64 with `None`; always a copy."""
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.dtype == np.uint8:
+        return (values.astype(np.int32) - 128) << 24, 8
+    if values.dtype in (np.int8, np.int16, np.int32):
+        bits = values.dtype.itemsize * 8
+        return np.array(values, dtype=np.int32, order="C") << (32 - bits), bits
+    if values.dtype in (np.float16, np.float32, np.float64):
+        return np.array(values, dtype=np.float64, order="C"), None
+    raise InputError(
+        f"{name!r}: expected uint8, int8, int16, int32 or floating-point samples, got "
+        f"{values.dtype}; convert them"
+    )
+
+
+def _require_finite(samples: np.ndarray, name: str) -> None:
+    bad = ~np.isfinite(samples)
+    count = int(bad.sum())
+    if count:
+        frame = int(bad.any(axis=0).argmax())
+        raise InputError(
+            f"{name!r}: expected finite samples, got {count} NaN or infinite of {samples.size}, the first at "
+            f"frame {frame}; repair or leave out the file"
+        )

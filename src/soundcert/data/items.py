@@ -1,0 +1,117 @@
+"""One entry of a data list, and what every source needs to make them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from ..errors import ConfigError, InputError
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au"})
+
+_SPLIT_ALIASES = {
+    "train": "training",
+    "training": "training",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "testing",
+    "testing": "testing",
+}
+SPLITS = ("training", "validation", "testing")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One clip of a data list. `name` is its POSIX path relative to the list's root."""
+
+    name: str
+    path: Path
+    label: str | None
+    split: str | None = None
+    fold: int | None = None
+
+
+def canonical_split(name: str) -> str:
+    """`train` → `training`, `val` and `valid` → `validation`, `test` → `testing`; others unchanged."""
+    return _SPLIT_ALIASES.get(name.lower(), name)
+
+
+def require_folder(root: Path) -> None:
+    if not root.is_dir():
+        got = "a file" if root.exists() else "nothing of that name"
+        raise ConfigError(f"data.root: expected a folder at {str(root)!r}, got {got}; correct the path")
+
+
+def entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"expected a readable folder, got {error.strerror}: {str(folder)!r}") from None
+
+
+def audio_below(folder: Path) -> Iterator[Path]:
+    """Audio files at any depth, without hidden files and folders, in no particular order."""
+
+    def refuse(error: OSError) -> None:
+        # os.walk would otherwise leave out what it may not read, without a word.
+        raise InputError(f"expected a readable folder, got {error.strerror}: {error.filename!r}") from None
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in files if is_audio(name))
+
+
+def is_audio(name: str) -> bool:
+    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES
+
+
+def inside(root: Path, file: str, where: str) -> Path:
+    """`root / file`, refused where the list of a data set points out of the data set."""
+    windows = PureWindowsPath(file)
+    if windows.drive or windows.root or ".." in windows.parts:
+        raise InputError(f"{where}: expected a path inside {str(root)!r}, got {file!r}; correct the list")
+    return root / file
+
+
+def normal_name(file: str) -> str:
+    """One spelling for one path, so that `./a.wav` and `a.wav` are seen to be the same clip."""
+    return posixpath.normpath(Path(file).as_posix())
+
+
+def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Columns, and rows with where they stand (`meta.csv line 7`); empty cells are left out."""
+    rows = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = [column.strip() for column in reader.fieldnames or []]
+            if len(set(columns)) < len(columns):
+                raise InputError(f"{path.name}: expected each column once, got {', '.join(columns)}")
+            reader.fieldnames = columns
+            for row in reader:
+                where = f"{path.name} line {reader.line_num}"
+                if None in row:
+                    raise InputError(
+                        f"{where}: expected {len(columns)} cells, got more; "
+                        "put quotes around cells with commas"
+                    )
+                rows.append((where, {key: value for key, value in row.items() if value}))
+    except OSError as error:
+        raise InputError(f"expected a readable list, got {error.strerror}: {str(path)!r}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path.name}: expected UTF-8 text, got {error.reason}; save it as UTF-8") from None
+    except csv.Error as error:
+        raise InputError(f"{path.name}: expected comma-separated values, got {error}; correct it") from None
+    return columns, rows
+
+
+def as_fold(value: str, where: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise InputError(f"{where}: expected a whole number as fold, got {value!r}") from None
