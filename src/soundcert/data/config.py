@@ -17,7 +17,7 @@ class DataConfig(BaseModel):
     """Which clips, and which of them. `labels` and `label_map` speak of the data's own labels.
 
     Filters apply in this order: split and folds, labels, limit. The limit takes the first clips in
-    the order of BLAKE2b("{shuffle_seed}:{name}"): an unbiased sample (not a balanced one) that
+    the order of BLAKE2b-128("{shuffle_seed}:{name}"): an unbiased sample (not a balanced one) that
     depends on nothing but the names, and that a larger limit only adds to.
     """
 
