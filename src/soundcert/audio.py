@@ -10,7 +10,7 @@ and its digest, and so that WAV and FLAC of one recording are the same clip. Eve
 A clip that cannot be trusted is refused with one `InputError` line and never repaired: a certificate
 is about the decoded samples, so a silently shortened file would certify another clip than the one
 that its name promises. What libsndfile mends by itself (a WAV that ends before its header says) is
-therefore checked here. Not detectable: a cut MP3 without a length header.
+therefore checked here. Not checked: RF64, W64 and rarer containers; a cut MP3 without a length header.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _UNKNOWN_FRAMES = 2**62
 # An MP3 without a length header has an estimated one, off by a frame or two (1152 samples each).
 _MP3_SLACK = 2 * 1152
 
-# What a WAV writer that cannot seek back leaves as the size of its data.
+# What a WAV or AU writer that cannot seek back leaves as the size of its data.
 _STREAMED_SIZE = 0xFFFFFFFF
 
 
@@ -307,7 +307,7 @@ def _checked_rate(rate: Any, name: str, limits: Limits) -> int:
 
 
 def _check_whole(path: str, size: int, name: str) -> None:
-    """Refuse what libsndfile would shorten without a word: a WAV, AIFF or Ogg file cut at its end."""
+    """Refuse what libsndfile would shorten without a word: a WAV, AIFF, AU or Ogg file cut short."""
     with open(path, "rb") as file:
         found = _declared_audio(file)
         if not _ogg_ends(file, size):
@@ -324,11 +324,14 @@ def _check_whole(path: str, size: int, name: str) -> None:
 
 
 def _declared_audio(file: BinaryIO) -> tuple[int, int] | None:
-    """Where the audio of a RIFF/WAVE or AIFF file begins and how many bytes its header gives it.
+    """Where the audio of a RIFF/WAVE, AIFF or AU file begins and how many bytes its header gives it.
 
     `None` for every other format (RF64 and W64 among them), and where no such chunk is found.
     """
     head = file.read(12)
+    if head[:4] == b".snd" and len(head) == 12:
+        start, size = struct.unpack(">II", head[4:])
+        return start, size
     wanted, order = {
         (b"RIFF", b"WAVE"): (b"data", "<"),
         (b"RIFX", b"WAVE"): (b"data", ">"),

@@ -279,7 +279,7 @@ def test_raw_samples(write):
 
 
 @pytest.mark.parametrize("cut", [1, 7, 1000, 8000])
-@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.aiff"])
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.aiff", "a.au"])
 def test_truncated(write, name, cut):
     whole = write(name, tone()).read_bytes()
     refused(write("cut-" + name, whole[:-cut]), "truncated")
