@@ -110,8 +110,8 @@ def manifest(tree, text: str, name: str = "list.csv") -> Path:
 def test_csv_manifest(tree):
     path = manifest(
         tree,
-    mixed = ["train/yes/a.wav", "test/no/b.wav"]
-    refused(ConfigError, "folders of splits", "folder", tree(mixed, root="splits"))
+        '\ufefffile, label ,split,fold,note\nb.wav,"yes, sir",train,2,x\n\n'
+        "a/é.wav,,val,,\n../c.wav,no,mine,1,\n",
     )
     root = path.parent
     assert items("manifest", path) == [
