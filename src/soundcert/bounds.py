@@ -16,7 +16,7 @@ Conventions
   claims in exact arithmetic.
 
 Sources: Clopper and Pearson (1934), Biometrika 26, 404; Cohen, Rosenfeld and Kolter (2019),
-arXiv 1902.02918, below "Cohen et al."; Hung and Fithian (2019), Annals of Statistics 47, 1299.
+arXiv 1902.02918, below "Cohen et al."; Hung and Fithian (2019), arXiv 1610.03944.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def monte_carlo_ceiling(
 
     Formula: σΦ⁻¹(alpha^(1/n)), with alpha/2 for the two-class bound; rounded as `certified_radius`,
     which computes it, so that a saturated certificate equals the ceiling exactly. 0.0 where n is so
-    small that every clip abstains (see `minimum_samples`). Source: Cohen et al., section 3.2.2.
+    small that every clip abstains (see `minimum_samples`). Source: Cohen et al., section 3.2.
     """
     return certified_radius(n, n, alpha, sigma, bound=bound, max_other=0) or 0.0
 
