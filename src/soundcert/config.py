@@ -1,0 +1,238 @@
+"""The YAML that a user writes: data, pipeline, certify, train. Every mistake is one clear line.
+
+Paths in a config are relative to the file that names them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from soundcert.data import DataConfig
+from soundcert.errors import ConfigError, did_you_mean
+from soundcert.stages import Model, Stage, known_stages, stage_class
+from soundcert.stages.model import BUNDLED
+
+MAX_CONFIG_BYTES = 1_000_000
+StageSpec = str | Mapping[str, Mapping[str, Any] | None]
+
+
+class CertifyConfig(BaseModel):
+    """How certificates are sampled."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n0: int = Field(100, ge=1, description="noisy draws that select the class")
+    n: int = Field(10_000, ge=1, description="fresh noisy draws that bound its probability")
+    alpha: float = Field(0.001, gt=0, lt=1, description="probability that one certificate is wrong, at most")
+    seed: int = Field(0, ge=0, description="seed of the run's noise, fixed before any result is seen")
+    bound: Literal["one-sided", "two-class"] = Field(
+        "one-sided", description="bound only the top class, or the top class and its strongest rival"
+    )
+    micro_batch: int | None = Field(None, ge=1, le=4096, description="rows a forward pass; chosen when left out")
+
+
+class TrainConfig(BaseModel):
+    """How the model is trained: with the certifying pipeline, the noise in its own place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(30, ge=1, description="passes over the training clips, at most")
+    batch: int = Field(64, ge=2, description="clips a step")
+    learning_rate: float = Field(3e-3, gt=0, description="peak of the one-cycle schedule")
+    weight_decay: float = Field(1e-3, ge=0, description="AdamW's weight decay")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
+    shift: float = Field(0.1, ge=0, lt=1, description="largest random shift in time, as a share of the clip")
+    warm_up: int = Field(0, ge=0, description="epochs over which the noise grows to σ (a curriculum)")
+    patience: int = Field(10, ge=1, description="epochs without a better validation score before stopping")
+    validation_draws: int = Field(4, ge=1, description="noisy draws a validation clip")
+    seed: int = Field(0, ge=0, description="seed of initialisation, order, augmentation and noise")
+    validation: DataConfig | None = Field(None, description="validation clips; by default the split 'validation'")
+    extra: tuple[DataConfig, ...] = Field((), description="more training clips, with the same labels")
+
+
+class Config(BaseModel):
+    """A whole configuration file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: DataConfig | None = Field(None, description="the clips")
+    pipeline: list[str | dict[str, dict[str, Any] | None]] = Field(description="the stages, in order")
+    certify: CertifyConfig = Field(default_factory=lambda: CertifyConfig())
+    train: TrainConfig | None = Field(None, description="how to train the model")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validate(model: type[M], values: object, where: str) -> M:
+    """Build a pydantic model; ConfigError gives the first mistake in one line, with the nearest word."""
+    try:
+        return model.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{where}: {_first_mistake(error, model)}") from None
+
+
+def _first_mistake(error: pydantic.ValidationError, model: type[BaseModel] | None = None) -> str:
+    # An unknown word explains the missing one beside it, so it is told first.
+    mistakes = sorted(error.errors(), key=lambda e: e["type"] not in ("extra_forbidden", "unexpected_keyword_argument"))
+    first = mistakes[0]
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        owner = _owner(model, first["loc"][:-1])
+        known = owner.model_fields if owner else ()
+        return f"unknown field {place!r}{did_you_mean(str(first['loc'][-1]), known)}{more}"
+    got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{place}: {message}{got}{more}" if place else f"{message}{got}{more}"
+
+
+def _owner(model: type[BaseModel] | None, path: Iterable[int | str]) -> type[BaseModel] | None:
+    for part in path:
+        if model is None or not isinstance(part, str) or part not in model.model_fields:
+            return None
+        inner = model.model_fields[part].annotation
+        options = [inner, *getattr(inner, "__args__", ())]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return model
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON mapping safely."""
+    if not path.is_file():
+        raise ConfigError(f"no config at {path}")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path} is larger than a config can be ({MAX_CONFIG_BYTES} bytes)")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping with `pipeline`, got {type(values).__name__}")
+    return values
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a configuration file. Stages are built later, by `build_stages`."""
+    path = Path(path)
+    values = read_yaml(path)
+    for key in values:
+        if key not in Config.model_fields:
+            raise ConfigError(f"{path}: unknown field {key!r}{did_you_mean(str(key), Config.model_fields)}")
+    if "pipeline" not in values:
+        raise ConfigError(f"{path}: `pipeline` is missing: a list of stages, with the noise among them")
+    return validate(Config, values, str(path))
+
+
+def build_stages(specs: Iterable[StageSpec], base: Path | None = None, *, training: bool = False) -> list[Stage]:
+    """Build stages from the YAML's list.
+
+    base: folder that weights are relative to. training: do not read weights, the network is to be made.
+    """
+    return [_build(spec, number, base, training) for number, spec in enumerate(specs, start=1)]
+
+
+def _build(spec: StageSpec, number: int, base: Path | None, training: bool) -> Stage:
+    where = f"pipeline, stage {number}"
+    if isinstance(spec, str):
+        name, fields = spec, {}
+    elif isinstance(spec, Mapping) and len(spec) == 1:
+        name, given = next(iter(spec.items()))
+        fields = dict(given or {})
+    else:
+        raise ConfigError(f"{where}: write one stage a line, as `- name: {{field: value}}`, got {spec!r}")
+    try:
+        cls = stage_class(str(name))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    known = {f.name: f for f in dataclasses.fields(cls) if f.repr}  # type: ignore[arg-type]
+    for field in fields:
+        if field not in known:
+            raise ConfigError(f"{where} ({name}): unknown field {field!r}{did_you_mean(str(field), known)}")
+    if cls is Model:
+        fields = _resolve_weights(fields, base, training)
+    try:
+        # Lax mode turns YAML's lists into tuples and whole numbers into floats, and checks types.
+        return cast(Stage, _adapter(cls).validate_python(fields))
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{where} ({name}): {_first_mistake(error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _adapter(cls: type[Stage]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls, config=None)
+
+
+def _resolve_weights(fields: dict[str, Any], base: Path | None, training: bool) -> dict[str, Any]:
+    weights = fields.get("weights")
+    if training:
+        return {key: value for key, value in fields.items() if key != "weights"}
+    if isinstance(weights, str) and not weights.startswith(BUNDLED) and base is not None:
+        return {**fields, "weights": str(base / weights)}
+    return fields
+
+
+def stage_schemas() -> dict[str, Any]:
+    """Return a JSON Schema for each registered stage's fields."""
+    out: dict[str, Any] = {}
+    for name, cls in known_stages().items():
+        properties: dict[str, Any] = {}
+        missing = []
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if not field.repr:
+                continue
+            properties[field.name] = TypeAdapter(_field_type(cls, field.name)).json_schema()
+            if field.default is not dataclasses.MISSING:
+                properties[field.name]["default"] = field.default
+            elif field.default_factory is dataclasses.MISSING:
+                missing.append(field.name)
+        text = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+        schema: dict[str, Any] = {
+            "type": ["object", "null"],
+            "description": text,
+            "properties": properties,
+            "additionalProperties": False,
+        }
+        if missing:
+            schema["required"] = missing
+        out[name] = schema
+    return out
+
+
+def _field_type(cls: type[Stage], field: str) -> Any:
+    from typing import get_type_hints
+
+    return get_type_hints(cls)[field]
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of configuration files, stages included."""
+    schema = Config.model_json_schema()
+    stages = stage_schemas()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["properties"]["pipeline"]["items"] = {
+        "anyOf": [
+            {"enum": [name for name, s in stages.items() if "required" not in s]},
+            *(
+                {
+                    "type": "object",
+                    "properties": {name: stage},
+                    "required": [name],
+                    "additionalProperties": False,
+                }
+                for name, stage in stages.items()
+            ),
+        ]
+    }
+    return cast(dict[str, Any], json.loads(json.dumps(schema)))

@@ -1,0 +1,184 @@
+"""The contract: what a certificate covers, read off the pipeline and never typed in.
+
+The fields are those that arXiv 2606.04210 asks every audio study to report: the certified object, the
+perturbation location, the gain policy, the raw radius, the signal-relative scale and every change made
+after the noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from soundcert.bounds import format_down, format_up
+from soundcert.pipeline import Route
+
+ContractKind = Literal[
+    "fixed-gain waveform smoothing",
+    "post-processed waveform smoothing",
+    "feature-space smoothing",
+    "latent smoothing",
+]
+Location = Literal["input", "waveform after gain", "waveform", "feature", "latent"]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What is certified. Derived by `read_contract`; the fields after `model` are about one clip."""
+
+    kind: ContractKind
+    certified_object: str
+    perturbation_location: Location
+    gain_policy: str
+    norm: str
+    unit: str
+    noise: str
+    sigma: float
+    dimension: int
+    pre_noise: tuple[str, ...]
+    post_noise: tuple[str, ...]
+    post_noise_stages: tuple[str, ...]
+    model: str
+    pre_noise_words: tuple[str, ...] = ()
+    post_noise_words: tuple[str, ...] = ()
+    gain: float | None = None
+    object_norm: float | None = None
+    raw_radius: float | None = None
+    snr_db: float | None = None
+    norm_ratio_db: float | None = None
+    displacement: float | None = None
+    sensitivity: float | None = None
+
+    @property
+    def about_waveform(self) -> bool:
+        """Whether the certified object is a waveform, so that a signal-to-noise ratio makes sense."""
+        return self.perturbation_location in ("input", "waveform", "waveform after gain")
+
+    def for_clip(self, **values: Any) -> Contract:
+        return replace(self, **values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values; fields that say nothing about this clip are left out."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value is not None and not key.endswith("_words")
+        }
+
+    def covers(self) -> str:
+        """Return what a certificate covers, in plain words."""
+        steps = f" ({'; '.join(self.pre_noise_words)})" if self.pre_noise_words else ""
+        text = (
+            f"The certified object is the {self.certified_object}{steps}: {self.dimension} values. "
+            f"Any change of it with an ℓ2 norm strictly below the radius leaves the smoothed label as it is. "
+            f"The noise has σ = {self.sigma:g} in the object's own unit ({self.unit})."
+        )
+        if self.post_noise:
+            text += (
+                f" After the noise the object is changed ({'; '.join(self.post_noise_words)}); that belongs to "
+                "the base classifier and the certificate stays about the object before it."
+            )
+        return text
+
+    def not_claimed(self) -> tuple[str, ...]:
+        """Return what a reader might wrongly take the certificate to say."""
+        out = []
+        if self.perturbation_location == "feature":
+            out.append(
+                "Nothing about an attacker who changes the waveform: an inaudible change of the samples can "
+                "leave the feature ball. A norm ratio of features is not a signal-to-noise ratio."
+            )
+        elif self.perturbation_location == "latent":
+            out.append("Nothing about an attacker who changes the waveform or the features.")
+        elif self.perturbation_location != "input":
+            out.append(
+                "Not directly about the file's samples: the steps before the noise stand in between. "
+                "in_space('file') gives what can be proven there."
+            )
+        if "per clip" in self.gain_policy and self.about_waveform:
+            out.append(
+                "The gain is computed from each clip and held: the radius is in units of the scaled clip, so "
+                "the same radius is a smaller change of a quiet file."
+            )
+        if self.post_noise:
+            out.append("The radius is not a distance between the signals that the model hears after these changes.")
+        out.append(
+            "Nothing about lossy codecs, other file headers, louder changes than the radius, another pipeline, "
+            "or whether the label is correct."
+        )
+        return tuple(out)
+
+    def statement(self) -> str:
+        """Return the contract as a paragraph, with what is not claimed."""
+        lines = [f"Contract: {self.kind}.", self.covers(), f"Gain policy: {self._gain_words()}."]
+        if self.raw_radius is not None:
+            view = ""
+            if self.snr_db is not None:
+                view = f"; SNR-equivalent {format_up(self.snr_db, decimals=2)} dB"
+            elif self.norm_ratio_db is not None:
+                view = f"; norm ratio {format_up(self.norm_ratio_db, decimals=2)} dB (not an SNR)"
+            lines.append(f"Raw radius: {format_down(self.raw_radius, significant=4)} ({self.unit}){view}.")
+        if self.displacement is not None and self.sensitivity is not None:
+            lines.append(
+                f"Geometry after the noise: displacement {self.displacement:.4g} times the noise, "
+                f"sensitivity {self.sensitivity:.4g}."
+            )
+        lines.append("Not claimed: " + " ".join(self.not_claimed()))
+        return "\n".join(lines)
+
+    def _gain_words(self) -> str:
+        return self.gain_policy if self.gain is None else f"{self.gain_policy} (this clip: ×{self.gain:.5g})"
+
+    def __str__(self) -> str:
+        return self.statement()
+
+
+def read_contract(route: Route) -> Contract:
+    """Read the contract off a bound pipeline."""
+    space = route.object
+    post = route.post_processing
+    location: Location
+    if space.kind == "waveform":
+        # A file that reaches the noise untouched is its own certified object.
+        identity = all(before == after for before, after in zip(route.spaces, route.spaces[1 : route.noise_index + 1], strict=False))
+        location = "input" if identity else ("waveform after gain" if space.gain else "waveform")
+        kind: ContractKind = "post-processed waveform smoothing" if post else "fixed-gain waveform smoothing"
+        objects = {
+            "input": "file's samples",
+            "waveform": "waveform",
+            "waveform after gain": f"gain-normalised waveform ({space.unit})",
+        }
+        certified = objects[location]
+    elif space.kind == "feature":
+        location, kind, certified = "feature", "feature-space smoothing", f"{space.name} features"
+    else:
+        location, kind, certified = "latent", "latent smoothing", "activations between two parts of the model"
+    below = route.base[:-1] if route.base and route.base[-1].family == "model" else route.base
+    model = route.base[-1].describe() if route.base and route.base[-1].family == "model" else "none"
+    return Contract(
+        kind=kind,
+        certified_object=certified,
+        perturbation_location=location,
+        gain_policy=_gain_policy(route),
+        norm=route.noise.norm,
+        unit=space.unit,
+        noise=route.noise.name,
+        sigma=float(route.noise.sigma),
+        dimension=space.size,
+        pre_noise=tuple(stage.describe() for stage in route.front),
+        post_noise=tuple(stage.describe() for stage in post),
+        post_noise_stages=tuple(stage.describe() for stage in below),
+        model=model,
+        pre_noise_words=tuple(stage.words() for stage in route.front),
+        post_noise_words=tuple(stage.words() for stage in post),
+    )
+
+
+def _gain_policy(route: Route) -> str:
+    parts = []
+    for place, stages in (("before", route.front), ("after", route.base)):
+        for stage in stages:
+            if stage.family == "gain":
+                how = "per clip" if stage.per_clip else "fixed"
+                parts.append(f"{how}, {place} the noise: {stage.describe()}")
+    return "; ".join(parts) or "none: the samples keep the file's own scale"

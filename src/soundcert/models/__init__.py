@@ -1,0 +1,15 @@
+"""Reference networks, weight files and the bundled zoo."""
+
+from soundcert.models.networks import NETWORKS, build_network
+from soundcert.models.optimise import optimise
+from soundcert.models.weights import LoadedModel, bundled, load_weights, save_weights
+
+__all__ = [
+    "NETWORKS",
+    "LoadedModel",
+    "build_network",
+    "bundled",
+    "load_weights",
+    "optimise",
+    "save_weights",
+]

@@ -1,0 +1,103 @@
+"""Small reference networks.
+
+Shapes: input `(batch, bands, frames)` features, output `(batch, classes)` logits. Every network is an
+nn.Sequential, so that a `model` stage can run a part of it (`stop`, `start`) and noise can stand between.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from soundcert.errors import ConfigError, did_you_mean
+
+
+class AddChannel(nn.Module):
+    """`(batch, bands, frames)` to `(batch, 1, bands, frames)`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(1)
+
+
+class Residual(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+class GlobalMean(nn.Module):
+    """Mean over bands and frames: `(batch, channels, bands, frames)` to `(batch, channels)`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def _separable(inside: int, outside: int, stride: int) -> nn.Module:
+    body = nn.Sequential(
+        nn.Conv2d(inside, inside, 3, stride=stride, padding=1, groups=inside, bias=False),
+        nn.BatchNorm2d(inside),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(inside, outside, 1, bias=False),
+        nn.BatchNorm2d(outside),
+        nn.ReLU(inplace=True),
+    )
+    return Residual(body) if stride == 1 and inside == outside else body
+
+
+def ds_cnn(classes: int, *, width: int = 96, blocks: int = 5, dropout: float = 0.1) -> nn.Sequential:
+    """Depthwise-separable CNN for one-second keywords (after Zhang et al. 2017, "Hello Edge", DS-CNN).
+
+    The first convolution halves bands and frames, the third block halves them again; blocks that keep
+    their shape are residual. About 57 000 parameters at the default width.
+    """
+    layers: list[nn.Module] = [
+        AddChannel(),
+        nn.Sequential(
+            nn.Conv2d(1, width, (5, 5), stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ),
+    ]
+    layers += [_separable(width, width, 2 if i == 2 else 1) for i in range(blocks)]
+    layers += [GlobalMean(), nn.Dropout(dropout), nn.Linear(width, classes)]
+    return nn.Sequential(*layers)
+
+
+def event_cnn(classes: int, *, width: int = 32, dropout: float = 0.2) -> nn.Sequential:
+    """Small CNN for five-second environmental sounds: four halvings, widths w, 2w, 3w, 4w."""
+    layers: list[nn.Module] = [
+        AddChannel(),
+        nn.Sequential(
+            nn.Conv2d(1, width, (5, 5), stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ),
+    ]
+    for i in range(1, 4):
+        layers += [_separable(i * width, (i + 1) * width, 2), _separable((i + 1) * width, (i + 1) * width, 1)]
+    layers += [GlobalMean(), nn.Dropout(dropout), nn.Linear(4 * width, classes)]
+    return nn.Sequential(*layers)
+
+
+NETWORKS: Mapping[str, Callable[..., nn.Sequential]] = {"ds_cnn": ds_cnn, "event_cnn": event_cnn}
+
+
+def build_network(name: str, classes: int, options: Mapping[str, Any] | None = None) -> nn.Sequential:
+    """Build a reference network by name with freshly initialised weights."""
+    if name not in NETWORKS:
+        raise ConfigError(f"unknown network {name!r}{did_you_mean(name, NETWORKS)}")
+    make = NETWORKS[name]
+    known = set(inspect.signature(make).parameters) - {"classes"}
+    for option in options or {}:
+        if option not in known:
+            raise ConfigError(f"network {name!r} has no option {option!r}{did_you_mean(option, known)}")
+    return make(classes, **dict(options or {}))

@@ -1,0 +1,198 @@
+"""The pipeline: ordered stages, split at the noise.
+
+What stands above the noise is the front φ: it maps a clip to the certified object v. What stands below
+is the base classifier f. A pipeline is bound to the space of the file at hand (`route`), since files
+differ in rate, channels and length; files of one space share a route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from soundcert.audio import Clip
+from soundcert.config import Config, StageSpec, build_stages, load_config
+from soundcert.errors import ConfigError, InputError, SoundcertError
+from soundcert.spaces import Space
+from soundcert.stages import Model, NoiseStage, Stage
+
+
+@dataclass(frozen=True)
+class Route:
+    """A pipeline bound to one file space: the stages, and the space before each and after the last."""
+
+    stages: tuple[Stage, ...]
+    spaces: tuple[Space, ...]
+    noise_index: int
+
+    @property
+    def front(self) -> tuple[Stage, ...]:
+        return self.stages[: self.noise_index]
+
+    @property
+    def noise(self) -> NoiseStage:
+        stage = self.stages[self.noise_index]
+        assert isinstance(stage, NoiseStage)
+        return stage
+
+    @property
+    def base(self) -> tuple[Stage, ...]:
+        return self.stages[self.noise_index + 1 :]
+
+    @property
+    def file(self) -> Space:
+        return self.spaces[0]
+
+    @property
+    def object(self) -> Space:
+        """The space that the noise is added in: that of the certified object."""
+        return self.spaces[self.noise_index]
+
+    @property
+    def post_processing(self) -> tuple[Stage, ...]:
+        """Stages directly below the noise that change the object within its own kind of space.
+
+        Clipping or a gain on a noisy waveform is such a change; computing features from it is not:
+        that is the base classifier's own reading.
+        """
+        out = []
+        for stage, after in zip(self.base, self.spaces[self.noise_index + 2 :], strict=True):
+            if after.kind != self.object.kind or stage.family == "model":
+                break
+            out.append(stage)
+        return tuple(out)
+
+
+class Pipeline:
+    """Ordered stages with exactly one noise stage among them.
+
+    `stages` may end with an nn.Module or callable in place of a model stage. Raises ConfigError where
+    the order cannot work whatever the clip.
+    """
+
+    def __init__(self, stages: Iterable[Stage | nn.Module | Callable[[Tensor], Tensor]]) -> None:
+        built = [s if isinstance(s, Stage) else _as_model(s) for s in stages]
+        self.stages: tuple[Stage, ...] = tuple(built)
+        noises = [i for i, s in enumerate(built) if isinstance(s, NoiseStage)]
+        if len(noises) != 1:
+            raise ConfigError(
+                f"a pipeline needs exactly one noise stage, got {len(noises)}: "
+                "put `gaussian_noise` where the certificate is to live"
+            )
+        self.noise_index = noises[0]
+        for i, stage in enumerate(built[:-1]):
+            if stage.family == "model" and not (isinstance(stage, Model) and stage.stop is not None):
+                raise ConfigError(
+                    f"the model must be the last stage, but {built[i + 1].name} stands below it; "
+                    "give the model `stop` to end it between two layers"
+                )
+        if built[-1].family == "model" and isinstance(built[-1], Model) and built[-1].partial:
+            raise ConfigError("the pipeline ends with a part of a model: add the rest, with `start`")
+        self._routes: dict[Space, Route] = {}
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Pipeline:
+        """Build the pipeline of a configuration file."""
+        return cls.from_config(load_config(path), Path(path).parent)
+
+    @classmethod
+    def from_config(cls, config: Config, base: Path | None = None, *, training: bool = False) -> Pipeline:
+        return cls.from_specs(config.pipeline, base, training=training)
+
+    @classmethod
+    def from_specs(cls, specs: Sequence[StageSpec], base: Path | None = None, *, training: bool = False) -> Pipeline:
+        """Build from the YAML's list: names, or one-entry mappings of a name to its fields."""
+        return cls(build_stages(specs, base, training=training))
+
+    @property
+    def noise(self) -> NoiseStage:
+        stage = self.stages[self.noise_index]
+        assert isinstance(stage, NoiseStage)
+        return stage
+
+    @property
+    def front(self) -> tuple[Stage, ...]:
+        """The stages above the noise, not yet bound to a file."""
+        return self.stages[: self.noise_index]
+
+    @property
+    def base(self) -> tuple[Stage, ...]:
+        """The stages below the noise, not yet bound to a file."""
+        return self.stages[self.noise_index + 1 :]
+
+    @property
+    def model(self) -> Model | None:
+        last = self.stages[-1]
+        return last if isinstance(last, Model) else None
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return self.model.labels if self.model else None
+
+    def route(self, file: Space) -> Route:
+        """Bind every stage to the file's space; ConfigError or InputError names the stage that does not fit."""
+        if file not in self._routes:
+            spaces = [file]
+            bound = []
+            for number, stage in enumerate(self.stages, start=1):
+                try:
+                    ready = stage.bind(spaces[-1])
+                    spaces.append(ready.space(spaces[-1]))
+                except SoundcertError as error:
+                    raise type(error)(f"stage {number}: {error}") from None
+                bound.append(ready)
+            self._routes[file] = Route(tuple(bound), tuple(spaces), self.noise_index)
+        return self._routes[file]
+
+    def object_of(self, clip: Clip) -> Tensor:
+        """Return the certified object v of a clip, `(*shape)`, evaluated in float64."""
+        return self.front_trace(clip)[-1]
+
+    def front_trace(self, clip: Clip) -> list[Tensor]:
+        """Return the clip at every point of the front, from the file's samples to v, in float64."""
+        route = self.route(clip.space)
+        points = [clip.tensor(torch.float64)]
+        with torch.inference_mode():
+            for stage in route.front:
+                x = points[-1].unsqueeze(0)
+                points.append(stage(x.float()).double()[0] if stage.family == "model" else stage(x)[0])
+        if not bool(torch.isfinite(points[-1]).all()):
+            raise InputError(f"{clip.name}: the front gives values that are not finite")
+        return points
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the base classifier on points of the certified object's space, `(batch, *shape)`."""
+        for stage in self.base:
+            x = stage(x)
+        return x
+
+    def describe(self) -> list[str]:
+        return [stage.describe() for stage in self.stages]
+
+    def to_specs(self) -> list[dict[str, Any]]:
+        """Return the YAML's list for this pipeline (a module given from Python appears by its name)."""
+        import dataclasses
+
+        out = []
+        for stage in self.stages:
+            fields = {
+                f.name: getattr(stage, f.name)
+                for f in dataclasses.fields(stage)  # type: ignore[arg-type]
+                if f.repr and getattr(stage, f.name) != f.default
+            }
+            out.append({stage.name: {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}})
+        return out
+
+    def __repr__(self) -> str:
+        return f"Pipeline([{', '.join(self.describe())}])"
+
+
+def _as_model(thing: object) -> Model:
+    if not callable(thing):
+        raise ConfigError(f"a pipeline is made of stages, got {type(thing).__name__}")
+    return Model(module=thing)

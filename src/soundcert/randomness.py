@@ -1,0 +1,95 @@
+"""Keyed randomness: every draw is a function of (seed, purpose, digest, index), never of batch order.
+
+A stream holds the rows of noise for one clip and one purpose. Rows are grouped in blocks of BLOCK; a
+block's generator starts from a full Mersenne Twister state that SHAKE-128 expands from the key, so any
+row can be reached without drawing those of other blocks, and streams of different keys never overlap
+by a short seed. The purpose keeps draws apart that must be independent: a selection never sees a draw
+of an estimation.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import shake_128
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundcert.errors import ConfigError
+
+Purpose = Literal[
+    "training",
+    "validation",
+    "probe",
+    "selection",
+    "pilot",
+    "estimation",
+    "prediction",
+    "diagnostics",
+]
+
+BLOCK = 8
+# Layout of torch's CPU generator state: seed (8 bytes), left and seeded (4 each), next (8), then the
+# 624 words of the Mersenne Twister in 8 bytes each. tests/unit/test_randomness.py checks it against
+# numpy's Mersenne Twister.
+_WORDS = slice(24, 24 + 624 * 8)
+
+
+def fresh_seed() -> int:
+    """Return a seed from the operating system's entropy, for deployed predictions."""
+    return secrets.randbits(128)
+
+
+@dataclass(frozen=True)
+class NoiseKey:
+    """What a stream of noise depends on. `digest` is the clip's (or names a batch in training)."""
+
+    seed: int
+    purpose: Purpose
+    digest: str
+
+    def __post_init__(self) -> None:
+        if self.purpose not in get_args(Purpose):
+            raise ConfigError(f"purpose must be one of {', '.join(get_args(Purpose))}, got {self.purpose!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ConfigError(f"seed must be a whole number from 0, got {self.seed!r}")
+
+    def generator(self, block: int) -> torch.Generator:
+        """Return the generator of one block of rows."""
+        text = f"soundcert noise 1|{self.seed}|{self.purpose}|{self.digest}|{block}"
+        words = np.frombuffer(shake_128(text.encode()).digest(624 * 4), dtype="<u4")
+        generator = torch.Generator()
+        generator.manual_seed(0)
+        state = generator.get_state()
+        state[_WORDS] = torch.from_numpy(words.astype("<u8").view(np.uint8))
+        generator.set_state(state)
+        return generator
+
+
+class NoiseStream:
+    """Rows of noise for one key, in order or from any row on.
+
+    `draw(row, generator)` fills one row in place. Row i is the same whatever was drawn before it.
+    """
+
+    def __init__(self, key: NoiseKey, draw: Callable[[Tensor, torch.Generator], Tensor], start: int = 0) -> None:
+        self.key = key
+        self._draw = draw
+        self._next = start
+        self._generator: torch.Generator | None = None
+
+    def fill_(self, rows: Tensor) -> Tensor:
+        """Fill `(count, *shape)` with the next rows, in place."""
+        for row in rows:
+            block, place = divmod(self._next, BLOCK)
+            if self._generator is None or place == 0:
+                self._generator = self.key.generator(block)
+                for _ in range(place):
+                    self._draw(torch.empty_like(row), self._generator)
+            self._draw(row, self._generator)
+            self._next += 1
+        return rows

@@ -1,0 +1,33 @@
+"""The stages of a pipeline, one file per family."""
+
+from soundcert.stages.base import Stage, known_stages, register, stage_class
+from soundcert.stages.features import FeatureStandardize, LogMel, Mfcc, Spectrogram
+from soundcert.stages.gain import FixedGain, PeakNormalize, RmsNormalize, Standardize
+from soundcert.stages.model import Model
+from soundcert.stages.noise import GaussianNoise, NoiseStage
+from soundcert.stages.range import Clip, Quantize
+from soundcert.stages.shape import Fit, Mono, RemoveOffset, Resample
+
+__all__ = [
+    "Clip",
+    "FeatureStandardize",
+    "Fit",
+    "FixedGain",
+    "GaussianNoise",
+    "LogMel",
+    "Mfcc",
+    "Model",
+    "Mono",
+    "NoiseStage",
+    "PeakNormalize",
+    "Quantize",
+    "RemoveOffset",
+    "Resample",
+    "RmsNormalize",
+    "Spectrogram",
+    "Stage",
+    "Standardize",
+    "known_stages",
+    "register",
+    "stage_class",
+]

@@ -1,0 +1,247 @@
+"""Stages that change a waveform's channels, rate, length or offset. All are linear.
+
+Conventions: `(batch, samples)` or `(batch, channels, samples)`; rates in hertz. For a linear map A a
+radius R is pulled back to R/L with L ≥ ‖A‖₂ proven, since ‖Aδ‖ ≤ L‖δ‖.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from soundcert.errors import ConfigError
+from soundcert.spaces import Space
+from soundcert.stages.base import INWARD, Stage, register, require, waveform_only
+
+MAX_KERNEL = 20_000_000
+
+
+@register("mono")
+@dataclass(frozen=True)
+class Mono(Stage):
+    """Average the channels: `(batch, channels, samples)` to `(batch, samples)`.
+
+    One-channel input passes through. The average of C channels has operator norm 1/√C.
+    """
+
+    family = "shape"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.mean(dim=1) if x.dim() == 3 else x
+
+    def space(self, before: Space) -> Space:
+        waveform_only(self, before)
+        if len(before.shape) == 1:
+            return before
+        return before.evolve(name="waveform", shape=before.shape[-1:])
+
+    def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
+        return radius * (math.sqrt(x.shape[1]) * INWARD) if x.dim() == 3 else radius
+
+    def words(self) -> str:
+        return "channels averaged to one"
+
+
+@register("resample")
+@dataclass(frozen=True)
+class Resample(Stage):
+    """Change the sampling rate to `rate`.
+
+    method="sinc": a windowed-sinc polyphase filter inside the graph, linear and differentiable, zeros
+    assumed outside the clip (after J. O. Smith, "Digital Audio Resampling"; the kernel follows
+    julius). method="soxr": the soxr library on load, outside the graph; nothing is proven about it,
+    so certificates do not transport past it. `source_rate` is learnt from the clip.
+    """
+
+    rate: int
+    method: Literal["sinc", "soxr"] = "sinc"
+    zeros: int = 24
+    rolloff: float = 0.945
+    source_rate: int | None = None
+
+    family = "shape"
+
+    def __post_init__(self) -> None:
+        require(self.rate > 0, self, "rate", "a positive number of hertz")
+        require(self.method in ("sinc", "soxr"), self, "method", "'sinc' or 'soxr'")
+        require(self.zeros >= 1, self, "zeros", "at least 1")
+        require(0 < self.rolloff <= 1, self, "rolloff", "in (0, 1]")
+
+    def bind(self, before: Space) -> Self:
+        if before.rate is None:
+            raise ConfigError("resample needs an input with a sampling rate")
+        return replace(self, source_rate=before.rate)
+
+    def space(self, before: Space) -> Space:
+        waveform_only(self, before)
+        if before.rate == self.rate:
+            return before
+        bound = self.bind(before)
+        if self.method == "sinc":
+            bound._check_size()
+        length = bound._length(before.samples)
+        return before.evolve(name="waveform", shape=(*before.shape[:-1], length), rate=self.rate)
+
+    def _ratio(self) -> tuple[int, int]:
+        if self.source_rate is None:
+            raise ConfigError("resample: the clip's rate is not known; give source_rate= or use a Pipeline")
+        divisor = math.gcd(self.source_rate, self.rate)
+        return self.source_rate // divisor, self.rate // divisor
+
+    def _length(self, samples: int) -> int:
+        old, new = self._ratio()
+        return math.ceil(samples * new / old)
+
+    def _check_size(self) -> None:
+        old, new = self._ratio()
+        width = math.ceil(self.zeros * old / (min(old, new) * self.rolloff))
+        if new * (2 * width + old) > MAX_KERNEL:
+            raise ConfigError(
+                f"resample: {self.source_rate} Hz to {self.rate} Hz needs a filter of {new} phases; "
+                "use `method: soxr` for rates with so small a common divisor"
+            )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        old, new = self._ratio()
+        if old == new:
+            return x
+        if self.method == "soxr":
+            return self._soxr(x)
+        self._check_size()
+        kernel = _sinc_kernel(old, new, self.zeros, self.rolloff).to(x)
+        width = (kernel.shape[-1] - old) // 2
+        length = x.shape[-1]
+        flat = F.pad(x.reshape(-1, 1, length), (width, width + old))
+        out = F.conv1d(flat, kernel, stride=old).transpose(1, 2).reshape(*x.shape[:-1], -1)
+        return out[..., : self._length(length)]
+
+    def _soxr(self, x: Tensor) -> Tensor:
+        import soxr
+
+        rows = x.detach().cpu().double().reshape(-1, x.shape[-1]).numpy()
+        length = self._length(x.shape[-1])
+        out = np.zeros((len(rows), length))
+        for row, target in zip(rows, out, strict=True):
+            y = soxr.resample(row, self.source_rate, self.rate, quality="VHQ")[:length]
+            target[: len(y)] = y
+        return torch.from_numpy(out).to(x).reshape(*x.shape[:-1], length)
+
+    def operator_norm(self) -> float:
+        """Return L ≥ ‖A‖₂ by Schur's test, √(‖A‖₁‖A‖_∞), for any clip length.
+
+        Row sums: one output phase's |kernel|. Column sums: all outputs that one input sample
+        reaches, over phases and shifts. Samples near an edge reach fewer, so the interior bounds all.
+        """
+        old, new = self._ratio()
+        if old == new:
+            return 1.0
+        magnitude = _sinc_kernel(old, new, self.zeros, self.rolloff).squeeze(1).abs()
+        row = magnitude.sum(dim=1).max()
+        padded = F.pad(magnitude, (0, -magnitude.shape[1] % old))
+        column = padded.reshape(new, -1, old).sum(dim=(0, 1)).max()
+        return float(torch.sqrt(row * column)) / INWARD
+
+    def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
+        old, new = self._ratio()
+        if old == new:
+            return radius
+        return None if self.method == "soxr" else radius * (INWARD / self.operator_norm())
+
+    def words(self) -> str:
+        how = " on load by soxr (not transportable)" if self.method == "soxr" else ""
+        return f"resampled to {self.rate} Hz{how}"
+
+
+@lru_cache(maxsize=32)
+def _sinc_kernel(old: int, new: int, zeros: int, rolloff: float) -> Tensor:
+    """Return the polyphase filters `(new, 1, 2·width + old)` in float64."""
+    cutoff = min(old, new) * rolloff
+    width = math.ceil(zeros * old / cutoff)
+    index = torch.arange(-width, width + old, dtype=torch.float64)
+    phase = torch.arange(new, dtype=torch.float64)[:, None]
+    t = ((index / old - phase / new) * cutoff).clamp(-zeros, zeros)
+    kernel = torch.sinc(t) * torch.cos(t * (math.pi / zeros / 2)) ** 2
+    # Unit gain at frequency 0, phase by phase.
+    return (kernel / kernel.sum(dim=1, keepdim=True)).unsqueeze(1)
+
+
+@register("fit")
+@dataclass(frozen=True)
+class Fit(Stage):
+    """Crop or zero-pad to a fixed length, at a fixed place ("start" or "center").
+
+    Give `seconds` (with the rate of the signal) or `samples`. Cropping and padding at fixed places
+    never lengthen a perturbation: the operator norm is 1.
+    """
+
+    seconds: float | None = None
+    samples: int | None = None
+    place: Literal["start", "center"] = "center"
+    rate: int | None = None
+
+    family = "shape"
+
+    def __post_init__(self) -> None:
+        if (self.seconds is None) == (self.samples is None):
+            raise ConfigError("fit: give exactly one of seconds and samples")
+        require(self.seconds is None or 0 < self.seconds < math.inf, self, "seconds", "positive")
+        require(self.samples is None or self.samples >= 1, self, "samples", "at least 1")
+        require(self.place in ("start", "center"), self, "place", "'start' or 'center'")
+
+    def bind(self, before: Space) -> Self:
+        return replace(self, rate=before.rate) if self.samples is None else self
+
+    def length(self) -> int:
+        if self.samples is not None:
+            return self.samples
+        assert self.seconds is not None
+        return max(1, round(self.seconds * (self.rate or 16_000)))
+
+    def space(self, before: Space) -> Space:
+        waveform_only(self, before)
+        length = self.bind(before).length()
+        if length == before.samples:
+            return before
+        return before.evolve(name="waveform", shape=(*before.shape[:-1], length))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        extra = self.length() - x.shape[-1]
+        if extra == 0:
+            return x
+        before = 0 if self.place == "start" else (extra // 2 if extra > 0 else -(-extra // 2))
+        return F.pad(x, (before, extra - before))
+
+    def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
+        return radius
+
+    def words(self) -> str:
+        size = f"{self.seconds:g} s" if self.samples is None else f"{self.samples} samples"
+        return f"cropped or zero-padded to {size}"
+
+
+@register("remove_offset")
+@dataclass(frozen=True)
+class RemoveOffset(Stage):
+    """Subtract each channel's mean over time: an orthogonal projection, operator norm 1."""
+
+    family = "shape"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x - x.mean(dim=-1, keepdim=True)
+
+    def space(self, before: Space) -> Space:
+        waveform_only(self, before)
+        return before.evolve(name="waveform")
+
+    def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
+        return radius
+
+    def words(self) -> str:
+        return "the mean subtracted"
