@@ -139,7 +139,7 @@ def two_class_bounds(
     among *all* other classes in the same fresh sample of `n`.
 
     Formula: p_A is the Clopper-Pearson lower bound of count_top at alpha/2; p_B is the upper bound of
-    max_other_count at alpha/2, and at most 1 − p_A.
+    max_other_count at alpha/2.
 
     Proof. Let c* be the likeliest class other than A. It is fixed before the sample is drawn, if
     unknown, so no correction for the number of classes is needed:
@@ -148,21 +148,20 @@ def two_class_bounds(
     alpha/2. The largest count is at least the count of c*, and upper bounds grow with the count: the
     event that upper(largest count) < p_c* is contained in the event that upper(count of c*) < p_c*.
     Every other class c has p_c ≤ p_c*.
-    (3) Where (1) does not fail, p_c* ≤ 1 − true p_A ≤ 1 − p_A, so the cap adds no new way to fail.
     The union bound over (1) and (2) gives alpha; the dependence of the counts does not matter.
+    No cap at 1 − p_A is needed: max_other_count ≤ n − count_top, whose upper bound is 1 − p_A.
 
     The class that is *second in the selection draws* would not do for c*: where it is not the likeliest,
     its bound says nothing of p_c*, and the level is missed many times over (tests/validity shows it).
-    Where the cap is in use, the radius is the one-sided one at alpha/2: for two classes, use that at alpha.
+    Where max_other_count = n − count_top, as always with two classes, the radius is the one-sided one at
+    alpha/2: use that at alpha instead.
 
     Source: the bounds of Cohen et al., Theorem 1; the choice of class and the proof are ours.
     """
     top, size = _count_of(count_top, n, "count_top")
     other = _integer("max_other_count", max_other_count, 0, size - top, "n - count_top")
     half = _alpha("alpha", alpha) / 2.0
-    p_a = _lower(top, size, half)
-    p_b = _one_minus(_lower(size - other, size, half))
-    return p_a, min(p_b, _one_minus(p_a))
+    return _lower(top, size, half), _one_minus(_lower(size - other, size, half))
 
 
 def certified_radius(
@@ -358,7 +357,7 @@ def _root_down(alpha: float, n: int) -> float:
     """Return alpha^(1/n), rounded down: n·ln p ≤ ln alpha, compared at 60 digits."""
     ln_alpha = _LOGARITHMS.ln(Decimal(alpha))
     p = math.nextafter(alpha ** (1.0 / n), 1.0)
-    while p >= 1.0 or _LOGARITHMS.multiply(Decimal(n), _LOGARITHMS.ln(Decimal(p))) > ln_alpha:
+    while _LOGARITHMS.multiply(Decimal(n), _LOGARITHMS.ln(Decimal(p))) > ln_alpha:
         p = math.nextafter(p, 0.0)
     return p
 

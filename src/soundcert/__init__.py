@@ -1,0 +1,26 @@
+"""Certified robustness for audio classifiers, with the space that each certificate lives in."""
+
+from soundcert import bounds, diagnostics, stages
+from soundcert.audio import Clip, load_clip
+from soundcert.certify import Certificate, Prediction, certify, predict
+from soundcert.contract import Contract
+from soundcert.errors import SoundcertError
+from soundcert.pipeline import Pipeline
+from soundcert.spaces import Space
+
+__all__ = [
+    "Certificate",
+    "Clip",
+    "Contract",
+    "Pipeline",
+    "Prediction",
+    "SoundcertError",
+    "Space",
+    "bounds",
+    "certify",
+    "diagnostics",
+    "load_clip",
+    "predict",
+    "stages",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,89 @@
+"""A radius carried through stages, from the certified object back to the file's decoded samples.
+
+Every step is a proven lower bound (a stage's `pull_back`), evaluated in float64. The model hears the
+object after one rounding to float32; R is first reduced by what that rounding can add on both sides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from soundcert.errors import TransportError
+from soundcert.pipeline import Route
+
+# Rounding to nearest in float32 moves a value x by at most 2^-24·|x| (or 2^-150 near zero).
+_ROUNDING = 2.0**-24
+_TINY = 2.0**-149
+# The float64 front: a generous bound on the relative error of sums over up to 10^9 values.
+_FRONT = 1e-12
+
+
+@dataclass(frozen=True)
+class Step:
+    """One link of the chain: a radius before the stage, given the radius after it."""
+
+    stage: str
+    space: str
+    radius: float
+
+
+@dataclass(frozen=True)
+class Transported:
+    """A proven radius in another space, with the chain of bounds that proves it.
+
+    `norm` is the clip's ℓ2 norm in that space. `radius` may be infinite where a stage forgets the
+    perturbation altogether.
+    """
+
+    space: str
+    radius: float
+    norm: float
+    chain: tuple[Step, ...]
+
+    @property
+    def snr_db(self) -> float:
+        from soundcert.diagnostics import snr_db
+
+        return snr_db(self.norm, self.radius)
+
+
+def rounding_allowance(v: Tensor, radius: float) -> float:
+    """Return what rounding v and any v′ within `radius` of it to float32 can add to their distance."""
+    norm = float(torch.linalg.vector_norm(v))
+    per_point = _TINY * math.sqrt(v.numel())
+    return (_ROUNDING + _FRONT) * (2 * norm + radius) + 2 * per_point
+
+
+def carry(route: Route, points: Sequence[Tensor], radius: float, name: str = "file") -> Transported:
+    """Pull `radius` at the certified object back to the first space called `name` (or to the file).
+
+    points: the clip before each stage of the front and after the last, as `Pipeline.front_trace`
+    returns them. Raises TransportError where a stage has no proven bound.
+    """
+    names = [space.name for space in route.spaces[: route.noise_index + 1]]
+    if name not in ("file", "object", *names):
+        known = ", ".join(dict.fromkeys((*names, "object")))
+        raise TransportError(f"there is no space {name!r} above the noise (known: {known})")
+    stop = route.noise_index if name == "object" else (0 if name == "file" else names.index(name))
+    current = radius
+    chain = [Step("certificate", names[-1], radius)]
+    if stop < route.noise_index and route.front:
+        current = max(0.0, radius - rounding_allowance(points[-1], radius))
+        chain.append(Step("float32 rounding of the object", names[-1], current))
+    for index in range(route.noise_index - 1, stop - 1, -1):
+        stage = route.stages[index]
+        bound = stage.pull_back(points[index].unsqueeze(0), torch.tensor([current], dtype=torch.float64))
+        if bound is None:
+            raise TransportError(
+                f"the certificate does not transport past {stage.name}: nothing is proven about it; "
+                f"it holds in the space {names[index + 1]!r}"
+            )
+        current = max(0.0, float(bound[0]))
+        chain.append(Step(stage.describe(), names[index], current))
+    label = name if name in ("file", "object") else names[stop]
+    return Transported(label, current, float(torch.linalg.vector_norm(points[stop])), tuple(chain))
