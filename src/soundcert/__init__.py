@@ -1,6 +1,7 @@
 """Certified robustness for audio classifiers, with the space that each certificate lives in."""
 
 from soundcert import bounds, diagnostics, stages
+from soundcert.audit import Audit, audit
 from soundcert.audio import Clip, load_clip
 from soundcert.certify import Certificate, Prediction, certify, predict
 from soundcert.contract import Contract
@@ -9,6 +10,7 @@ from soundcert.pipeline import Pipeline
 from soundcert.spaces import Space
 
 __all__ = [
+    "Audit",
     "Certificate",
     "Clip",
     "Contract",
@@ -16,6 +18,7 @@ __all__ = [
     "Prediction",
     "SoundcertError",
     "Space",
+    "audit",
     "bounds",
     "certify",
     "diagnostics",

@@ -156,7 +156,7 @@ class Certificate:
         if self._radius is not None:
             out["label"] = self.candidate
             out["radius"] = self._radius
-            out["views"] = {k: _json_number(v) for k, v in self.views().items()}
+            out["views"] = {k: json_number(v) for k, v in self.views().items()}
         for key in ("gain", "displacement", "sensitivity"):
             value = getattr(self.contract, key)
             if value is not None:
@@ -193,7 +193,7 @@ class Certificate:
         return "\n".join(lines)
 
 
-def _json_number(value: float) -> float | None:
+def json_number(value: float) -> float | None:
     """JSON has no infinity; a radius without limit is null there."""
     return value if math.isfinite(value) else None
 
@@ -441,17 +441,20 @@ def _conclude(
         _radius=radius,
         _origin=_Origin(route, trace),
     )
-    return replace(certificate, contract=_fill_contract(certificate, route, trace, clip.digest, seed))
+    return replace(certificate, contract=fill_contract(certificate, route, trace, clip.digest, seed))
 
 
-def _fill_contract(cert: Certificate, route: Route, trace: list[Tensor], digest: str, seed: int) -> Contract:
+def fill_contract(
+    cert: Certificate, route: Route, trace: Sequence[Tensor], digest: str, seed: int, draws: int = 16
+) -> Contract:
+    """Return the contract with what is known about this clip: gain, norm, radius, geometry."""
     values: dict[str, Any] = {"object_norm": cert.object_norm, "gain": front_gain(route, trace)}
     if cert.status == "certified":
         values["raw_radius"] = cert.radius
         values["snr_db" if cert.contract.about_waveform else "norm_ratio_db"] = cert.norm_ratio_db
     same_shape = all(s.shape == route.object.shape for s in route.spaces[route.noise_index + 2 :][: len(route.post_processing)])
     if cert.contract.post_noise and same_shape:
-        distortion = distortion_at(route, trace[-1], digest, draws=16, seed=seed)
+        distortion = distortion_at(route, trace[-1], digest, draws=draws, seed=seed)
         values["displacement"] = distortion.displacement
         values["sensitivity"] = distortion.sensitivity
     return cert.contract.for_clip(**values)

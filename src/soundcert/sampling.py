@@ -135,10 +135,10 @@ def count_votes(base: BaseClassifier, jobs: Sequence[Job], *, workers: int | Non
     counts = np.zeros((len(jobs), base.classes), dtype=np.int64)
     parts = _split(jobs, workers or cpu_count(), base.micro_batch)
     if len(parts) == 1:
-        with _single_threaded():
+        with single_threaded():
             _run(base, parts[0], counts)
         return counts
-    with _single_threaded(), ThreadPoolExecutor(len(parts)) as pool:
+    with single_threaded(), ThreadPoolExecutor(len(parts)) as pool:
         own = [np.zeros_like(counts) for _ in parts]
         for done in [pool.submit(_run, base, part, mine) for part, mine in zip(parts, own, strict=True)]:
             done.result()
@@ -170,7 +170,7 @@ def _split(jobs: Sequence[Job], workers: int, micro_batch: int) -> list[list[tup
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Run torch on one thread a worker: small micro-batches gain nothing from splitting an operation."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -35,6 +35,8 @@ class Stage:
     family: ClassVar[Family] = "other"
     #: The output depends on the clip through more than a fixed linear map: a gain, a statistic.
     per_clip: ClassVar[bool] = False
+    #: Fields that a description names even at their defaults, beside the first.
+    always: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         raise TypeError(f"stage {self.name!r} does not implement __call__")
@@ -66,9 +68,8 @@ class Stage:
             if not field.repr:
                 continue
             value = getattr(self, field.name)
-            if field.default is not dataclasses.MISSING and value == field.default and shown:
-                continue
-            if value is None:
+            default = field.default is not dataclasses.MISSING and value == field.default
+            if value is None or (default and shown and field.name not in self.always):
                 continue
             shown.append(f"{field.name}={value!r}" if isinstance(value, str) else f"{field.name}={_short(value)}")
         return f"{self.name}({', '.join(shown)})"

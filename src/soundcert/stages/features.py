@@ -219,6 +219,7 @@ class LogMel(Stage):
     rate: int = 16_000
 
     family = "feature"
+    always = ("n_mels", "floor")
 
     def __post_init__(self) -> None:
         _check_spectral(self)
@@ -276,6 +277,7 @@ class Mfcc(Stage):
     rate: int = 16_000
 
     family = "feature"
+    always = ("n_mels", "floor")
 
     def __post_init__(self) -> None:
         _check_spectral(self)

@@ -26,6 +26,7 @@ class Clip(Stage):
     high: float = 1.0
 
     family = "range"
+    always = ("high",)
 
     def __post_init__(self) -> None:
         require(self.low < self.high, self, "high", f"larger than low ({self.low!r})")

@@ -1,0 +1,294 @@
+"""Audit: what a certificate would mean, before any Monte Carlo.
+
+For each clip: the contract, the gain, ‖v‖₂, the Monte-Carlo ceiling in every view, the geometry after
+the noise; for all: cost and flags. The model, where there is one, is run for a moment to time it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from soundcert import bounds
+from soundcert.audio import Clip
+from soundcert.bounds import BoundName
+from soundcert.certify import Certificate, check_budget, fill_contract, json_number, radius_views
+from soundcert.contract import Contract, read_contract
+from soundcert.errors import ConfigError, InputError, ModelError, SoundcertError, TransportError
+from soundcert.flags import Flag
+from soundcert.pipeline import Pipeline, Route
+from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.sampling import BaseClassifier, cpu_count, single_threaded
+from soundcert.stages import Clip as ClipStage
+from soundcert.stages import Fit, Quantize, Resample
+from soundcert.transport import carry
+
+FULL_SCALE_SAMPLES = 4
+PROBE_DB = 60.0
+
+
+@dataclass(frozen=True)
+class ClipAudit:
+    """One clip: its contract with gain and geometry, and the Monte-Carlo ceiling in every view."""
+
+    clip: str
+    digest: str
+    contract: Contract
+    object_norm: float
+    ceiling: float
+    views: dict[str, float]
+    flags: tuple[Flag, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "clip": self.clip,
+            "digest": self.digest,
+            "object_norm": self.object_norm,
+            "ceiling": self.ceiling,
+            "ceiling_views": {k: json_number(v) for k, v in self.views.items()},
+            "flags": [{"id": f.id, "detail": f.detail} for f in self.flags],
+        }
+        for key in ("gain", "displacement", "sensitivity"):
+            value = getattr(self.contract, key)
+            if value is not None:
+                out[key] = value
+        return out
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What certificates of these clips would mean. `failed` maps clips that cannot be used to the reason."""
+
+    contract: Contract | None
+    n0: int
+    n: int
+    alpha: float
+    bound: BoundName
+    clips: tuple[ClipAudit, ...]
+    failed: dict[str, str]
+    flags: tuple[Flag, ...]
+    passes: int
+    seconds_a_pass: float | None
+    cores: int = field(default_factory=cpu_count)
+
+    @property
+    def minutes(self) -> float | None:
+        """Expected minutes on this machine's cores; None without a model to time."""
+        return None if self.seconds_a_pass is None else self.passes * self.seconds_a_pass / 60
+
+    def medians(self) -> dict[str, float]:
+        """Return medians over the usable clips, of each view that all of them have."""
+        out: dict[str, float] = {}
+        if not self.clips:
+            return out
+        out["object_norm"] = median(c.object_norm for c in self.clips)
+        out["ceiling"] = median(c.ceiling for c in self.clips)
+        for key in ("gain", "displacement", "sensitivity"):
+            values = [getattr(c.contract, key) for c in self.clips]
+            if all(v is not None for v in values):
+                out[key] = median(values)
+        for view in self.clips[0].views:
+            if all(view in c.views for c in self.clips):
+                out[view] = median(c.views[view] for c in self.clips)
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "contract": self.contract.to_dict() if self.contract else None,
+            "statement": self.contract.statement() if self.contract else None,
+            "n0": self.n0,
+            "n": self.n,
+            "alpha": self.alpha,
+            "bound": self.bound,
+            "medians_over_usable_clips": {k: json_number(v) for k, v in self.medians().items()},
+            "cost": {"passes": self.passes, "seconds_a_pass": self.seconds_a_pass, "minutes": self.minutes},
+            "flags": [{"id": f.id, "detail": f.detail, "page": f.kind.page} for f in self.flags],
+            "failed": self.failed,
+            "clips": [c.to_dict() for c in self.clips],
+        }
+
+
+def audit(
+    pipe: Pipeline,
+    clips: Iterable[Clip | tuple[str, SoundcertError]],
+    *,
+    n0: int = 100,
+    n: int = 10_000,
+    alpha: float = 1e-3,
+    bound: BoundName = "one-sided",
+    seed: int = 0,
+    draws: int = 16,
+) -> Audit:
+    """Say what certificates of these clips would mean, without Monte Carlo.
+
+    clips: clips, or (name, error) for those that could not be read, which are listed as failed. draws:
+    noisy copies for the geometry after the noise. Raises ConfigError for a budget that certifies nothing.
+    """
+    check_budget(n0, n, alpha, bound)
+    rows: list[ClipAudit] = []
+    failed: dict[str, str] = {}
+    contract: Contract | None = None
+    sizes: set[int] = set()
+    seconds = None
+    with single_threaded():
+        for clip in clips:
+            if not isinstance(clip, Clip):
+                failed[clip[0]] = str(clip[1])
+                continue
+            try:
+                route = pipe.route(clip.space)
+                trace = pipe.front_trace(clip)
+            except ModelError:
+                raise
+            except (InputError, ConfigError) as error:
+                failed[clip.name] = str(error)
+                continue
+            if contract is None:
+                contract = read_contract(route)
+                seconds = _seconds_a_pass(pipe, route, trace[-1], seed, clip.digest)
+            sizes.add(route.object.size)
+            rows.append(
+                _audit_clip(pipe, route, clip, trace, n0=n0, n=n, alpha=alpha, bound=bound, seed=seed, draws=draws)
+            )
+    flags = _merge(rows)
+    if len(sizes) > 1:
+        flags.append(Flag("lengths-differ", f"from {min(sizes)} to {max(sizes)} values"))
+    return Audit(
+        contract, n0, n, alpha, bound, tuple(rows), failed, tuple(flags), len(rows) * (n0 + n), seconds
+    )
+
+
+def _audit_clip(
+    pipe: Pipeline,
+    route: Route,
+    clip: Clip,
+    trace: list[Tensor],
+    *,
+    n0: int,
+    n: int,
+    alpha: float,
+    bound: BoundName,
+    seed: int,
+    draws: int,
+) -> ClipAudit:
+    sigma = float(route.noise.sigma)
+    ceiling = bounds.monte_carlo_ceiling(sigma, n, alpha, bound)
+    norm = float(torch.linalg.vector_norm(trace[-1]))
+    try:
+        file = carry(route, trace, ceiling, "file")
+    except TransportError:
+        file = None
+    best = Certificate(
+        clip=clip.name, digest=clip.digest, status="abstained", candidate="", count=0, n=n, n0=n0, alpha=alpha,
+        seed=seed, bound=bound, sigma=sigma, p_lower=0.0, ceiling=ceiling, object_norm=norm,
+        contract=read_contract(route), rate=route.object.rate, lsb=clip.lsb,
+    )  # fmt: skip
+    contract = fill_contract(best, route, trace, clip.digest, seed, draws)
+    views = radius_views(best, ceiling, file) if norm > 0 else {"r_over_sigma": ceiling / sigma}
+    flags = _clip_flags(pipe, route, clip, trace, ceiling, views)
+    return ClipAudit(clip.name, clip.digest, contract, norm, ceiling, views, tuple(flags))
+
+
+def _clip_flags(
+    pipe: Pipeline, route: Route, clip: Clip, trace: list[Tensor], ceiling: float, views: dict[str, float]
+) -> list[Flag]:
+    flags = []
+    v, samples = trace[-1], trace[0]
+    kind = route.object.kind
+    if kind == "feature":
+        flags.append(Flag("feature-not-waveform", f"the object is {route.object.name}"))
+        moved = _moved_by_probe(pipe, route, samples)
+        if moved > ceiling:
+            flags.append(
+                Flag("log-floor", f"white noise {PROBE_DB:g} dB below the clip moves the features by {moved:.3g}, "
+                     f"the ceiling is {ceiling:.3g}")
+            )  # fmt: skip
+    elif kind == "latent":
+        flags.append(Flag("latent-not-waveform", f"the object has shape {route.object.shape}"))
+    for stage in route.front:
+        if stage.family == "gain" and stage.per_clip:
+            flags.append(Flag("per-clip-gain-before-noise", stage.describe()))
+        if isinstance(stage, Resample) and stage.method == "soxr" and stage.source_rate != stage.rate:
+            flags.append(Flag("resampled-on-load", f"{stage.source_rate} Hz to {stage.rate} Hz"))
+    for stage, before in zip(route.stages, route.spaces, strict=False):
+        if isinstance(stage, Fit) and before.samples > stage.length():
+            flags.append(Flag("cropped", f"{before.samples} samples to {stage.length()}"))
+        elif isinstance(stage, Fit) and before.samples * 2 < stage.length():
+            flags.append(Flag("mostly-padding", f"{before.samples} samples to {stage.length()}"))
+    for stage in route.post_processing:
+        if stage.family == "gain" and stage.per_clip:
+            flags.append(Flag("gain-after-noise", stage.describe()))
+        elif isinstance(stage, ClipStage):
+            outside = float(((v < stage.low) | (v > stage.high)).double().mean())
+            if outside > 0:
+                flags.append(Flag("clip-after-unit-gain", f"{stage.describe()} cuts {outside:.2%} of the clean values"))
+        elif isinstance(stage, Quantize):
+            flags.append(Flag("quantise-after-noise", stage.describe()))
+    if not bool(samples.any()):
+        flags.append(Flag("silent-clip", "all samples are zero"))
+    elif clip.bits is not None and _at_full_scale(clip) >= FULL_SCALE_SAMPLES:
+        flags.append(Flag("full-scale-clip", f"{_at_full_scale(clip)} samples"))
+    rounding = 2.0**-15 * (samples.numel() / 12) ** 0.5
+    if 0 < views.get("file_radius", 0.0) < rounding:
+        flags.append(
+            Flag("below-quantisation", f"{views['file_radius']:.3g} in the file, 16-bit rounding {rounding:.3g}")
+        )
+    if ceiling < route.noise.sigma:
+        flags.append(Flag("small-ceiling", f"{ceiling / route.noise.sigma:.3g}σ"))
+    return flags
+
+
+def _at_full_scale(clip: Clip) -> int:
+    bits = clip.bits or 16
+    top = 2**31 - 2 ** (32 - bits)
+    return int(((clip.samples >= top) | (clip.samples == -(2**31))).sum())
+
+
+def _moved_by_probe(pipe: Pipeline, route: Route, samples: Tensor) -> float:
+    """ℓ2 change of the object when white noise PROBE_DB below the clip is added to the file."""
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(samples.shape, generator=generator, dtype=samples.dtype)
+    probe *= torch.linalg.vector_norm(samples) / torch.linalg.vector_norm(probe) * 10 ** (-PROBE_DB / 20)
+    pair = torch.stack([samples, samples + probe])
+    for stage in route.front:
+        pair = stage(pair)
+    return float(torch.linalg.vector_norm(pair[1] - pair[0]))
+
+
+def _merge(rows: Sequence[ClipAudit]) -> list[Flag]:
+    """One flag of each kind for the whole list: how many clips raise it, and the first one's detail."""
+    seen: dict[str, list[tuple[str, Flag]]] = {}
+    for row in rows:
+        for flag in row.flags:
+            seen.setdefault(flag.id, []).append((row.clip, flag))
+    merged = []
+    for flag_id, hits in seen.items():
+        clip, first = hits[0]
+        same = len({flag.detail for _, flag in hits}) == 1
+        where = f"{len(hits)} of {len(rows)} clips"
+        merged.append(replace(Flag(flag_id, first.detail), detail=f"{where}: {first.detail}" if same else
+                              f"{where}; {clip}: {first.detail}"))  # fmt: skip
+    order = {"warning": 0, "note": 1}
+    return sorted(merged, key=lambda flag: order[flag.kind.level])
+
+
+def _seconds_a_pass(pipe: Pipeline, route: Route, v: Tensor, seed: int, digest: str) -> float | None:
+    """Time a few micro-batches, noise included, on one thread; divided by the cores that will work."""
+    if pipe.model is None or pipe.model.module is None:
+        return None
+    base = BaseClassifier(route)
+    stream = NoiseStream(NoiseKey(seed, "probe", digest), base.noise.perturb_)
+    rows = torch.zeros(base.micro_batch, *base.shape)
+    times = []
+    with torch.inference_mode():
+        for _ in range(4):
+            started = time.perf_counter()
+            base(stream.fill_(rows).add_(v.float()))
+            times.append(time.perf_counter() - started)
+    return median(times[1:]) / base.micro_batch / cpu_count()

@@ -1,0 +1,7 @@
+"""Run directories: append-only, flushed per clip, resumable, one writer at a time."""
+
+from soundcert.runs.certify_run import certify_run
+from soundcert.runs.directory import RunDirectory, read_records
+from soundcert.runs.summary import summarise
+
+__all__ = ["RunDirectory", "certify_run", "read_records", "summarise"]

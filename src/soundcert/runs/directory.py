@@ -1,0 +1,159 @@
+"""One run directory: `run.json`, `certificates.jsonl`, and a lock.
+
+`certificates.jsonl` has one line a clip, in the order of the data list, flushed to the disk before the
+next clip is begun. A process that dies while writing leaves a torn last line, which the next one cuts
+off; so nothing is lost but the clip under way, and nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from soundcert.errors import RunError
+
+RUN, RECORDS, LOCK = "run.json", "certificates.jsonl", ".lock"
+FORMAT = 1
+
+
+class RunDirectory:
+    """Open a run directory for writing, as a context manager.
+
+    identity: what must be equal when a run is resumed (config, model, data list). info: further facts
+    that run.json keeps from the first start. Raises RunError where the directory holds another run, is
+    in use by another process, or exists and `resume` was not asked for.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], info: Mapping[str, Any], *, resume: bool) -> None:
+        self.path = path
+        self.done: dict[str, dict[str, Any]] = {}
+        self._lock: IO[str] | None = None
+        self._records: IO[bytes] | None = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            self._begin(identity, info, resume)
+            self._repair()
+            self._records = (path / RECORDS).open("ab")
+        except OSError as error:
+            self.close()
+            raise RunError(f"cannot write to {path}: {error.strerror or error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_lock(self) -> None:
+        import fcntl
+
+        self._lock = (self.path / LOCK).open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise RunError(
+                f"{self.path} is being written by another process: wait for it, or choose another --out"
+            ) from None
+
+    def _begin(self, identity: Mapping[str, Any], info: Mapping[str, Any], resume: bool) -> None:
+        file = self.path / RUN
+        if not file.exists():
+            if (self.path / RECORDS).exists():
+                raise RunError(f"{self.path} has {RECORDS} but no {RUN}: it is not a run that can go on")
+            write_json(file, {"format": FORMAT, "identity": dict(identity), **info})
+            return
+        if not resume:
+            raise RunError(f"{self.path} holds a run already: add --resume to go on with it, or choose another --out")
+        before = read_json(file)
+        if before.get("format") != FORMAT:
+            raise RunError(f"{file} has format {before.get('format')!r}; this version reads {FORMAT}")
+        changed = [key for key, value in identity.items() if before.get("identity", {}).get(key) != value]
+        if changed:
+            raise RunError(
+                f"{self.path} was begun with another {', '.join(sorted(changed))}: a run cannot change midway; "
+                "choose another --out"
+            )
+
+    def _repair(self) -> None:
+        file = self.path / RECORDS
+        if not file.exists():
+            return
+        whole = 0
+        with file.open("r+b") as records:
+            for number, line in enumerate(records, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    record = json.loads(line)
+                    self.done[record["clip"]] = record
+                except (ValueError, KeyError, TypeError):
+                    raise RunError(f"{file}, line {number}, is not a record of soundcert") from None
+                whole += len(line)
+            records.truncate(whole)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one clip's record and wait until it is on the disk."""
+        assert self._records is not None
+        if record["clip"] in self.done:
+            raise RunError(f"clip {record['clip']!r} is recorded already")
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False, sort_keys=True).encode() + b"\n"
+        try:
+            self._records.write(line)
+            self._records.flush()
+            os.fsync(self._records.fileno())
+        except OSError as error:
+            raise RunError(
+                f"cannot write to {self.path}: {error.strerror or error}; what was recorded is kept, "
+                "go on with --resume"
+            ) from None
+        self.done[record["clip"]] = dict(record)
+
+    def close(self) -> None:
+        for handle in (self._records, self._lock):
+            if handle is not None:
+                # A full disk shows again on closing; append has reported it already.
+                with contextlib.suppress(OSError):
+                    handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(values, file, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RunError(f"cannot read {path}: it is missing or not JSON") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path} must hold a JSON object")
+    return values
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a run directory; a torn last line is left out."""
+    with (path / RECORDS).open("rb") as records:
+        for line in records:
+            if line.endswith(b"\n"):
+                yield json.loads(line)

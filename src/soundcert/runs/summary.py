@@ -1,0 +1,72 @@
+"""Figures of a run, from its records. Each says over which clips it is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from soundcert.bounds import accuracy_interval
+
+SNR_GRID = (84, 60, 50, 45, 40, 35, 30, 25, 20)
+CONFIDENCE_ALPHA = 0.05
+
+
+def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the figures of a run as JSON values.
+
+    Accuracies are over all clips of known label that could be read, abstentions counting as wrong.
+    Medians are over clips that were certified and, where labels are known, correct.
+    """
+    rows = list(records)
+    failed = [r for r in rows if r["status"] == "failed"]
+    usable = [r for r in rows if r["status"] != "failed"]
+    certified = [r for r in usable if r["status"] == "certified"]
+    labelled = [r for r in usable if r.get("truth") is not None]
+    out: dict[str, Any] = {
+        "clips": len(rows),
+        "certified": len(certified),
+        "abstained": len(usable) - len(certified),
+        "failed": len(failed),
+        "saturated_share_of_certified": _share([bool(r["saturated"]) for r in certified]),
+    }
+    good = certified
+    if labelled:
+        good = [r for r in labelled if r["status"] == "certified" and r["label"] == r["truth"]]
+        out["smoothed_accuracy"] = len(good) / len(labelled)
+        out["smoothed_accuracy_over"] = len(labelled)
+        alpha = max(r["alpha"] for r in labelled)
+        out["smoothed_accuracy_interval_95"] = list(
+            accuracy_interval(len(good), len(labelled), CONFIDENCE_ALPHA, alpha)
+        )
+        out["certified_accuracy_at_radius"] = _curve_of_radii(good, len(labelled))
+        if all("snr_db" in r["views"] for r in good):
+            out["certified_accuracy_at_snr_db"] = _curve_of_snr(good, len(labelled), "snr_db")
+        if good and all("file_snr_db" in r["views"] for r in good):
+            out["certified_accuracy_at_file_snr_db"] = _curve_of_snr(good, len(labelled), "file_snr_db")
+    out["medians_over"] = "certified and correct clips" if labelled else "certified clips"
+    if good:
+        out["median_radius"] = median(r["radius"] for r in good)
+        for view in sorted(set.intersection(*(set(r["views"]) for r in good))):
+            values = [r["views"][view] for r in good]
+            if all(v is not None and math.isfinite(v) for v in values):
+                out[f"median_{view}"] = median(values)
+    return out
+
+
+def _share(values: Sequence[bool]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _curve_of_radii(good: Sequence[Mapping[str, Any]], total: int) -> dict[str, float]:
+    if not good:
+        return {}
+    sigma = float(good[0]["sigma"])
+    grid = [0.0, *(sigma * k / 2 for k in range(1, 8))]
+    return {f"{r:.6g}": sum(g["radius"] > r if r == 0 else g["radius"] >= r for g in good) / total for r in grid}
+
+
+def _curve_of_snr(good: Sequence[Mapping[str, Any]], total: int, view: str) -> dict[str, float]:
+    """Share certified against every perturbation at this SNR or quieter: the clip's own SNR is at most it."""
+    return {str(s): sum(g["views"][view] is None or g["views"][view] <= s for g in good) / total for s in SNR_GRID}
