@@ -285,7 +285,7 @@ def test_the_ceiling_is_the_largest_radius(n, alpha):
     assert (bounds.certified_radius(n - 1, n, alpha, 0.1) or 0.0) <= ceiling
     both = bounds.monte_carlo_ceiling(0.1, n, alpha, "two-class")
     assert both == (bounds.certified_radius(n, n, alpha, 0.1, bound="two-class", max_other=0) or 0.0)
-    # With every draw for one class the cap is in use: the one-sided radius at half the level
+    # With every draw for one class p_B = 1 − p_A: the one-sided radius at half the level
     assert both == bounds.monte_carlo_ceiling(0.1, n, alpha / 2)
     assert both <= ceiling
 
@@ -307,7 +307,7 @@ def test_the_two_class_bounds():
     lower, upper = bounds.clopper_pearson_lower, bounds.clopper_pearson_upper
     assert bounds.two_class_bounds(600, 100, n, alpha) == (lower(600, n, 0.005), upper(100, n, 0.005))
     p_a, p_b = bounds.two_class_bounds(900, 100, n, alpha)
-    assert (p_a, p_b) == (lower(900, n, 0.005), 1 - lower(900, n, 0.005))  # capped: other classes had nothing
+    assert (p_a, p_b) == (lower(900, n, 0.005), 1 - lower(900, n, 0.005))  # nothing is left for a third
     assert bounds.two_class_bounds(0, 5, n, alpha)[0] == 0.0
     assert bounds.two_class_bounds(0, 1000, n, alpha) == (0.0, 1.0)
     radius = bounds.certified_radius(400, n, alpha, 0.5, bound="two-class", max_other=100)
@@ -323,7 +323,7 @@ def test_the_two_class_radius_never_beats_its_counts(n, data):
     top = data.draw(st.integers(0, n))
     other = data.draw(st.integers(0, n - top))
     p_a, p_b = bounds.two_class_bounds(top, other, n, 0.001)
-    assert Fraction(p_b) <= 1 - Fraction(p_a) + Fraction(1, 2**52)
+    assert Fraction(p_b) <= 1 - Fraction(p_a) + Fraction(1, 2**52)  # so no cap is needed
     assert p_a <= top / n
     assert p_b >= other / n
     radius = bounds.radius_two_class(p_a, p_b, 1.0)
