@@ -105,7 +105,7 @@ class BaseClassifier:
             others = rows.flip(0).roll(1, 0) * 5.0 + rows.abs().amax()
             others[middle] = rows[middle]
             compare(self(others)[middle], reference[middle], "with its companions in the batch")
-            others = torch.zeros_like(rows)
+            others = rows * 0.01
             others[0] = rows[0]
             compare(self(others)[0], reference[0], "with its companions in the batch")
 
@@ -199,7 +199,7 @@ def _run(base: BaseClassifier, jobs: Iterable[tuple[int, Job]], counts: np.ndarr
                     _tally(base, rows, owner, filled, counts)
                     filled = 0
         if filled:
-            rows[filled:] = 0.0
+            rows[filled:] = rows[0]  # not zeros: a gain after the noise has no value for silence
             _tally(base, rows, owner, filled, counts)
 
 

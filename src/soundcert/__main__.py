@@ -1,0 +1,5 @@
+"""`python -m soundcert`."""
+
+from soundcert.cli import main
+
+main()

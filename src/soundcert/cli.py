@@ -1,0 +1,401 @@
+"""The command line: verbs over the library, each a few lines.
+
+Exit codes: 0 done; 1 the answer is no, or some clips failed; 2 the call or the config is wrong; 130
+interrupted. Errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from soundcert.errors import ConfigError, InputError, SoundcertError
+
+if TYPE_CHECKING:
+    from soundcert.config import Config
+    from soundcert.data import Item
+
+app = App(
+    name="soundcert",
+    help="Certify audio classifiers against adversarial perturbations, and say what each certificate covers.",
+    help_format="markdown",
+    version_flags=["--version"],
+)
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout.")]
+Resume = Annotated[bool, Parameter(negative="", help="Go on with a run that was interrupted.")]
+Limit = Annotated[int | None, Parameter(help="At most this many clips: an unbiased sample by name.")]
+Data = Annotated[
+    Path | None, Parameter(help="Clips in place of the config's: a folder, or a .csv or .jsonl manifest.")
+]
+
+
+def _print_json(values: object) -> None:
+    print(json.dumps(values, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+@app.command
+def demo(
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the page.")] = Path("soundcert-demo"),
+    n: Annotated[int, Parameter(help="Noisy draws a clip and contract.")] = 1000,
+    seed: Annotated[int, Parameter(help="Seed of the noise.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Certify bundled keyword spotters on bundled clips under three contracts, and compare what each covers.
+
+    Nothing is downloaded. Writes `index.html` into the folder.
+
+    Example: `soundcert demo --out /tmp/demo`
+    """
+    from soundcert.demo import run_demo, write_page
+    from soundcert.report.demo import demo_view
+    from soundcert.report.terminal import print_view
+
+    with _bar("certifying") as tick:
+        result = run_demo(n=n, seed=seed, progress=tick)
+    page = write_page(result, out)
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        print_view(demo_view(result))
+        print(f"\nThe page: {page}")
+    return 0
+
+
+@app.command
+def audit(
+    config: Path,
+    *,
+    data: Data = None,
+    limit: Limit = None,
+    n0: int | None = None,
+    n: int | None = None,
+    alpha: float | None = None,
+    as_json: Json = False,
+) -> int:
+    """Say what a certificate would mean, without Monte Carlo: contract, ceiling in every view, cost, flags.
+
+    Example: `soundcert audit kws.yaml --limit 100`
+    """
+    from soundcert.audit import audit as run_audit
+    from soundcert.pipeline import Pipeline
+    from soundcert.report.terminal import audit_view, print_view
+
+    settings, items = _load(config, data, limit, n0=n0, n=n, alpha=alpha)
+    pipe = Pipeline.from_config(settings, config.parent)
+    budget = settings.certify
+    with _bar("auditing") as tick:
+        clips = _clips(items, tick)
+        result = run_audit(
+            pipe, clips, n0=budget.n0, n=budget.n, alpha=budget.alpha, bound=budget.bound, seed=budget.seed
+        )
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        print_view(audit_view(result))
+    return 1 if result.failed else 0
+
+
+@app.command
+def certify(
+    config: Path,
+    *,
+    out: Annotated[Path, Parameter(help="Run directory to write.")],
+    data: Data = None,
+    limit: Limit = None,
+    resume: Resume = False,
+    n0: int | None = None,
+    n: int | None = None,
+    alpha: float | None = None,
+    seed: Annotated[int | None, Parameter(help="Seed of the noise, chosen before any result is seen.")] = None,
+    report_in: Annotated[
+        tuple[str, ...], Parameter(help="Also carry each radius to this space, such as `file`.")
+    ] = (),
+    as_json: Json = False,
+) -> int:
+    """Certify clips into a run directory: one line a clip, flushed, resumable.
+
+    Clips that cannot be used are recorded with the reason and the run goes on; the exit code is then 1.
+
+    Example: `soundcert certify kws.yaml --out runs/kws --limit 300 --report-in file`
+    """
+    from soundcert.report.terminal import print_view, summary_view
+    from soundcert.runs import certify_run
+
+    settings, items = _load(config, data, limit, n0=n0, n=n, alpha=alpha, seed=seed)
+    try:
+        with _bar("certifying") as tick:
+            summary = certify_run(
+                settings,
+                items,
+                out,
+                base=config.parent,
+                resume=resume,
+                report_in=report_in,
+                progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
+            )
+    except KeyboardInterrupt:
+        print(
+            f"soundcert: interrupted; every finished clip is in {out}. Go on with the same command and --resume",
+            file=sys.stderr,
+        )
+        return 130
+    if as_json:
+        _print_json(summary)
+    else:
+        print_view(summary_view(summary))
+        print(f"\nThe run: {out}")
+    return 1 if summary["failed"] else 0
+
+
+@app.command
+def predict(
+    config: Path,
+    clips: Annotated[list[Path], Parameter(help="Audio files.")],
+    *,
+    n: Annotated[int, Parameter(help="Noisy draws a clip.")] = 1000,
+    alpha: Annotated[float, Parameter(help="Probability of a wrong answer, at most.")] = 0.001,
+    seed: Annotated[
+        int | None, Parameter(help="Only to replay a prediction: without it the noise is fresh, as it must be.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Ask the deployed smoothed classifier, which may abstain (exit code 1 if it does or a file is bad).
+
+    Example: `soundcert predict kws.yaml yes.wav no.wav`
+    """
+    from soundcert.audio import load_clip
+    from soundcert.certify import smoothed
+    from soundcert.pipeline import Pipeline
+
+    pipe = Pipeline.from_yaml(config)
+    records: list[dict[str, Any]] = []
+    for path in clips:
+        try:
+            answer = smoothed(pipe).predict(load_clip(path, name=str(path)), n=n, alpha=alpha, seed=seed)
+        except InputError as error:
+            if len(clips) == 1:
+                raise
+            records.append({"clip": str(path), "status": "failed", "reason": str(error)})
+            print(f"soundcert: {error}", file=sys.stderr)
+            continue
+        records.append(answer.to_dict())
+        if not as_json:
+            print(answer)
+    if as_json:
+        _print_json(records)
+    return 0 if all(r["status"] == "predicted" for r in records) else 1
+
+
+@app.command
+def train(
+    config: Path,
+    *,
+    out: Annotated[Path | None, Parameter(help="Weight file to write; by default the model stage's.")] = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> int:
+    """Train the model with the certifying pipeline, the noise in its own place.
+
+    Example: `soundcert train kws.yaml --resume`
+    """
+    from soundcert.config import load_config
+    from soundcert.train import train as run_training
+
+    settings = load_config(config)
+
+    def report(record: dict[str, Any]) -> None:
+        print(
+            f"epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.4f}  validation under noise "
+            f"{record['validation_accuracy']:.2%} (best {record['best']:.2%})  {record['seconds']} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    try:
+        result = run_training(settings, base=config.parent, out=out, resume=resume, progress=report)
+    except KeyboardInterrupt:
+        print("soundcert: interrupted; go on with the same command and --resume", file=sys.stderr)
+        return 130
+    for reason in result.skipped:
+        print(f"soundcert: skipped: {reason}", file=sys.stderr)
+    facts = {
+        "weights": str(result.weights),
+        "labels": list(result.labels),
+        "epoch": result.epoch,
+        "epochs_run": result.epochs_run,
+        "validation_accuracy_under_noise": result.score,
+        "seconds": round(result.seconds, 1),
+        "skipped": list(result.skipped),
+    }
+    if as_json:
+        _print_json(facts)
+    else:
+        print(f"{result.weights}: epoch {result.epoch}, validation accuracy under noise {result.score:.2%}")
+    return 0
+
+
+@app.command
+def schema(
+    what: Annotated[Literal["config", "results"], Parameter(help="Which document.")] = "config",
+) -> int:
+    """Print the JSON Schema of configs, or of the lines of a run's results.
+
+    Example: `soundcert schema results > results.schema.json`
+    """
+    from soundcert.config import config_schema
+    from soundcert.runs.schema import record_schema
+
+    _print_json(config_schema() if what == "config" else record_schema())
+    return 0
+
+
+@app.command
+def data(*, as_json: Json = False) -> int:
+    """List the kinds of data that can be read, how they are laid out, and where they are found on this disk.
+
+    Looks in $SOUNDCERT_DATA, ./data and ../shared/data.
+
+    Example: `soundcert data`
+    """
+    from soundcert.data import known_sources
+    from soundcert.report.terminal import print_view, sources_view
+
+    found = [(info, _places(info.name)) for info in known_sources()]
+    if as_json:
+        _print_json(
+            [
+                {"name": i.name, "what": i.summary, "layout": i.layout, "licence": i.licence, "on_disk": places}
+                for i, places in found
+            ]
+        )
+    else:
+        print_view(sources_view(found))
+    return 0
+
+
+def _places(name: str) -> list[str]:
+    if name in ("folder", "manifest"):
+        return []
+    from soundcert.data import DataConfig, load_items
+
+    roots = [os.environ.get("SOUNDCERT_DATA"), "data", "../shared/data"]
+    places = []
+    for root in roots:
+        if root and (Path(root) / name).is_dir():
+            try:
+                count = len(load_items(DataConfig(source=name, root=Path(root) / name), Path.cwd()))  # type: ignore[arg-type]
+                places.append(f"{Path(root) / name} ({count} clips)")
+            except SoundcertError as error:
+                places.append(f"{Path(root) / name} (not readable: {error})")
+    return places
+
+
+def _load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> tuple[Config, list[Item]]:
+    """Read the config with the command line's own values, and its list of clips."""
+    from soundcert.config import CertifyConfig, load_config, validate
+    from soundcert.data import DataConfig, load_items
+
+    settings = load_config(config)
+    given = {key: value for key, value in certify.items() if value is not None}
+    if given:
+        values = {**settings.certify.model_dump(), **given}
+        settings = settings.model_copy(update={"certify": validate(CertifyConfig, values, "the command line")})
+    if data is not None:
+        kind = "manifest" if data.suffix.lower() in (".csv", ".jsonl") else "folder"
+        chosen = validate(DataConfig, {"source": kind, "root": data.resolve()}, "--data")
+    elif settings.data is not None:
+        chosen = settings.data
+    else:
+        raise ConfigError(f"{config} has no `data`: add it, or give --data a folder or a manifest")
+    if limit is not None:
+        if limit < 1:
+            raise ConfigError(f"--limit must be at least 1, got {limit}")
+        chosen = chosen.model_copy(update={"limit": limit})
+    settings = settings.model_copy(update={"data": chosen})
+    return settings, load_items(chosen, config.parent)
+
+
+Tick = Callable[[int, int, str], None]
+
+
+def _clips(items: Sequence[Item], tick: Tick) -> Iterator[Any]:
+    from soundcert.audio import load_clip
+
+    for number, item in enumerate(items, start=1):
+        try:
+            yield load_clip(item.path, name=item.name)
+        except InputError as error:
+            yield (item.name, error)
+        tick(number, len(items), item.name)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Tick]:
+    """A progress bar with clips/s and time left; nothing where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _done, _total, _name: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[clip]}", style="dim", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None, clip="", speed="")
+
+        def tick(done: int, total: int, name: str) -> None:
+            speed = progress.tasks[0].speed
+            rate = f"{speed:.2f} clips/s" if speed else ""
+            progress.update(task, completed=done, total=total, clip=name[-40:], speed=rate)
+
+        yield tick
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    try:
+        result = app(
+            arguments,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError as error:
+        print(f"soundcert: {' '.join(str(error).split())} See `soundcert --help`", file=sys.stderr)
+        return 2
+    except SoundcertError as error:
+        print(f"soundcert: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of a pipe has gone; nothing is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("soundcert: interrupted", file=sys.stderr)
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

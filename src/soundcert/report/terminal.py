@@ -1,0 +1,177 @@
+"""Tables for the terminal. Radii and levels are rounded down, decibels of a ratio up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from soundcert.audit import Audit
+from soundcert.bounds import format_down, format_up
+from soundcert.data.sources import SourceInfo
+from soundcert.flags import Flag
+
+# view: what it is called, its unit, and whether a larger value claims less (rounded up).
+VIEWS: dict[str, tuple[str, str, bool]] = {
+    "r_over_sigma": ("R/σ", "", False),
+    "snr_db": ("SNR-equivalent", "dB", True),
+    "norm_ratio_db": ("norm ratio (not an SNR)", "dB", True),
+    "burst_20ms_db": ("level if all in 20 ms", "dB re clip RMS", False),
+    "file_radius": ("radius proven for the file", "full scale", False),
+    "file_snr_db": ("SNR proven for the file", "dB", True),
+    "file_lsb": ("the same in file LSBs", "LSB", False),
+}
+
+
+def shown(view: str, value: float | None) -> str:
+    """Format a view rounded inward, with its unit."""
+    _, unit, up = VIEWS[view]
+    if value is None:
+        return "no limit"
+    if "dB" in unit:
+        text = format_up(value, decimals=2) if up else format_down(value, decimals=2)
+    else:
+        text = format_down(value, significant=4)
+    return f"{text} {unit}".strip()
+
+
+def plain_table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=bool(columns), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _facts(rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return table
+
+
+def flag_lines(flags: Sequence[Flag]) -> list[Text]:
+    out = []
+    for flag in flags:
+        warning = flag.kind.level == "warning"
+        line = Text("! " if warning else "· ", style="bold yellow" if warning else "dim")
+        line.append(flag.kind.title, style="bold" if warning else "")
+        line.append(f" ({flag.detail}). See {flag.kind.page}", style="dim")
+        out.append(line)
+    return out
+
+
+def audit_view(result: Audit) -> RenderableType:
+    """Return an audit for people."""
+    parts: list[RenderableType] = []
+    if result.contract:
+        parts += [Text(result.contract.statement()), Text()]
+    median = result.medians()
+    rows = [("clips", f"{len(result.clips)} usable, {len(result.failed)} not")]
+    if median:
+        rows += [
+            ("n0 / n / α / bound", f"{result.n0} / {result.n} / {result.alpha:g} / {result.bound}"),
+            ("Monte-Carlo ceiling", f"{format_down(median['ceiling'], significant=6)} (no radius can be larger)"),
+            ("median ‖v‖₂", f"{median['object_norm']:.6g}"),
+        ]
+        if "gain" in median:
+            rows.append(("median gain", f"×{median['gain']:.5g}"))
+        rows += [(f"median ceiling: {VIEWS[v][0]}", shown(v, median[v])) for v in VIEWS if v in median]
+        if "displacement" in median:
+            rows.append(
+                (
+                    "geometry after the noise",
+                    f"displacement {median['displacement']:.4g}, sensitivity {median['sensitivity']:.4g} (medians)",
+                )
+            )
+    cost = f"{result.passes:,} passes"
+    if result.minutes is not None:
+        cost += f", about {_duration(result.minutes * 60)} on {result.cores} cores"
+    rows.append(("expected cost", cost))
+    parts.append(_facts(rows))
+    if result.flags:
+        parts += [Text(), *flag_lines(result.flags)]
+    for name, reason in list(result.failed.items())[:10]:
+        parts.append(Text(f"✗ {name}: {reason}", style="red"))
+    if len(result.failed) > 10:
+        parts.append(Text(f"✗ and {len(result.failed) - 10} more", style="red"))
+    return Group(*parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def summary_view(summary: Mapping[str, Any]) -> RenderableType:
+    """Return a run's summary for people."""
+    rows = [
+        (
+            "clips",
+            f"{summary['clips']}: {summary['certified']} certified, {summary['abstained']} abstained, "
+            f"{summary['failed']} failed",
+        )
+    ]
+    if "smoothed_accuracy" in summary:
+        low, high = summary["smoothed_accuracy_interval_95"]
+        rows.append(
+            (
+                "smoothed accuracy",
+                f"{summary['smoothed_accuracy']:.2%} of {summary['smoothed_accuracy_over']} clips "
+                f"(95 % interval {low:.2%} to {high:.2%}); abstentions count as wrong",
+            )
+        )
+        for key, name in (
+            ("certified_accuracy_at_snr_db", "certified at SNR-equivalent"),
+            ("certified_accuracy_at_file_snr_db", "certified at SNR of the file"),
+        ):
+            if key in summary:
+                curve = " · ".join(f"{snr} dB {share:.1%}" for snr, share in summary[key].items())
+                rows.append((name, curve))
+        if summary["certified_accuracy_at_radius"]:
+            curve = " · ".join(f"{r} {s:.1%}" for r, s in summary["certified_accuracy_at_radius"].items())
+            rows.append(("certified at radius", curve))
+    rows.append(("saturated at the ceiling", f"{summary['saturated_share_of_certified']:.1%} of the certified clips"))
+    if "median_radius" in summary:
+        rows.append(
+            (
+                "median radius",
+                f"{format_down(summary['median_radius'], significant=4)}, over {summary['medians_over']}",
+            )
+        )
+        rows += [
+            (f"median {VIEWS[v][0]}", shown(v, summary[f"median_{v}"])) for v in VIEWS if f"median_{v}" in summary
+        ]
+    return _facts(rows)
+
+
+def sources_view(sources: Sequence[tuple[SourceInfo, Sequence[str]]]) -> RenderableType:
+    parts: list[RenderableType] = []
+    for info, places in sources:
+        parts.append(Text(info.name, style="bold"))
+        parts.append(
+            _facts(
+                [
+                    ("  what", info.summary),
+                    ("  layout", info.layout),
+                    ("  licence", info.licence),
+                    ("  on disk", "; ".join(places) if places else "-"),
+                ]
+            )
+        )
+    return Group(*parts)
+
+
+def print_view(view: RenderableType) -> None:
+    # Nothing is cut to the width of a pipe or a file.
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=100, no_color=True)
+    console.print(view)
