@@ -1,8 +1,8 @@
 """Certified robustness for audio classifiers, with the space that each certificate lives in."""
 
 from soundcert import bounds, diagnostics, stages
-from soundcert.audit import Audit, audit
 from soundcert.audio import Clip, load_clip
+from soundcert.audit import Audit, audit
 from soundcert.certify import Certificate, Prediction, certify, predict
 from soundcert.contract import Contract
 from soundcert.errors import SoundcertError

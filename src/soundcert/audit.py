@@ -154,7 +154,9 @@ def audit(
                 seconds = _seconds_a_pass(pipe, route, trace[-1], seed, clip.digest)
             sizes.add(route.object.size)
             rows.append(
-                _audit_clip(pipe, route, clip, trace, n0=n0, n=n, alpha=alpha, bound=bound, seed=seed, draws=draws)
+                _audit_clip(
+                    pipe, route, clip, trace, n0=n0, n=n, alpha=alpha, bound=bound, seed=seed, draws=draws
+                )
             )
     flags = _merge(rows)
     if len(sizes) > 1:
@@ -227,7 +229,9 @@ def _clip_flags(
         elif isinstance(stage, ClipStage):
             outside = float(((v < stage.low) | (v > stage.high)).double().mean())
             if outside > 0:
-                flags.append(Flag("clip-after-unit-gain", f"{stage.describe()} cuts {outside:.2%} of the clean values"))
+                flags.append(
+                    Flag("clip-after-unit-gain", f"{stage.describe()} cuts {outside:.2%} of the clean values")
+                )
         elif isinstance(stage, Quantize):
             flags.append(Flag("quantise-after-noise", stage.describe()))
     if not bool(samples.any()):
@@ -237,7 +241,10 @@ def _clip_flags(
     rounding = 2.0**-15 * (samples.numel() / 12) ** 0.5
     if 0 < views.get("file_radius", 0.0) < rounding:
         flags.append(
-            Flag("below-quantisation", f"{views['file_radius']:.3g} in the file, 16-bit rounding {rounding:.3g}")
+            Flag(
+                "below-quantisation",
+                f"{views['file_radius']:.3g} in the file, 16-bit rounding {rounding:.3g}",
+            )
         )
     if ceiling < route.noise.sigma:
         flags.append(Flag("small-ceiling", f"{ceiling / route.noise.sigma:.3g}σ"))

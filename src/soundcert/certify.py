@@ -330,28 +330,38 @@ class SmoothedClassifier:
         routes = [self.pipe.route(clip.space) for clip in clips]
         traces = [self.pipe.front_trace(clip) for clip in clips]
         if len({route.object for route in routes}) > 1:
-            raise ConfigError("certify_many: the clips' certified objects differ in shape; certify them one by one")
+            raise ConfigError(
+                "certify_many: the clips' certified objects differ in shape; certify them one by one"
+            )
         base = self.base(routes[0], traces[0][-1].float(), seed, clips[0].digest)
         objects = [trace[-1].float() for trace in traces]
 
         def jobs(purpose: Purpose, size: int) -> list[Job]:
-            return [Job(v, NoiseKey(seed, purpose, c.digest), size) for v, c in zip(objects, clips, strict=True)]
+            return [
+                Job(v, NoiseKey(seed, purpose, c.digest), size) for v, c in zip(objects, clips, strict=True)
+            ]
 
         chosen = count_votes(base, jobs("selection", n0), workers=self._workers).argmax(axis=1)
         counts = count_votes(base, jobs("estimation", n), workers=self._workers)
         return [
-            _conclude(clip, route, trace, base, int(top), row, n0=n0, n=n, alpha=alpha, seed=seed, bound=bound)
+            _conclude(
+                clip, route, trace, base, int(top), row, n0=n0, n=n, alpha=alpha, seed=seed, bound=bound
+            )
             for clip, route, trace, top, row in zip(clips, routes, traces, chosen, counts, strict=True)
         ]
 
-    def predict(self, clip: Clip, *, n: int = 1000, alpha: float = 1e-3, seed: int | None = None) -> Prediction:
+    def predict(
+        self, clip: Clip, *, n: int = 1000, alpha: float = 1e-3, seed: int | None = None
+    ) -> Prediction:
         """Predict with the deployed smoothed classifier; see the module's `predict`."""
         check_prediction(n, alpha)
         route = self.pipe.route(clip.space)
         v = self.pipe.object_of(clip).float()
         used = fresh_seed() if seed is None else seed
         base = self.base(route, v, used, clip.digest)
-        counts = count_votes(base, [Job(v, NoiseKey(used, "prediction", clip.digest), n)], workers=self._workers)[0]
+        counts = count_votes(
+            base, [Job(v, NoiseKey(used, "prediction", clip.digest), n)], workers=self._workers
+        )[0]
         top = int(counts.argmax())
         count = int(counts[top])
         runner_up = int(np.delete(counts, top).max(initial=0))
@@ -390,7 +400,9 @@ def check_prediction(n: int, alpha: float) -> None:
         raise ConfigError(f"n must be a whole number from 1, got {n!r}")
     if bounds.binomial_two_sided_p(n, n) > alpha:
         needed = next(k for k in range(n, n + 4000) if bounds.binomial_two_sided_p(k, k) <= alpha)
-        raise ConfigError(f"n = {n} is too small for alpha = {alpha:g}: every prediction would abstain; use n ≥ {needed}")
+        raise ConfigError(
+            f"n = {n} is too small for alpha = {alpha:g}: every prediction would abstain; use n ≥ {needed}"
+        )
 
 
 def _conclude(
@@ -452,7 +464,10 @@ def fill_contract(
     if cert.status == "certified":
         values["raw_radius"] = cert.radius
         values["snr_db" if cert.contract.about_waveform else "norm_ratio_db"] = cert.norm_ratio_db
-    same_shape = all(s.shape == route.object.shape for s in route.spaces[route.noise_index + 2 :][: len(route.post_processing)])
+    same_shape = all(
+        s.shape == route.object.shape
+        for s in route.spaces[route.noise_index + 2 :][: len(route.post_processing)]
+    )
     if cert.contract.post_noise and same_shape:
         distortion = distortion_at(route, trace[-1], digest, draws=draws, seed=seed)
         values["displacement"] = distortion.displacement
@@ -505,7 +520,9 @@ def certify(
     return smoothed(pipe).certify(clip, n0=n0, n=n, alpha=alpha, seed=seed, bound=bound)
 
 
-def predict(pipe: Pipeline, clip: Clip, *, n: int = 1000, alpha: float = 1e-3, seed: int | None = None) -> Prediction:
+def predict(
+    pipe: Pipeline, clip: Clip, *, n: int = 1000, alpha: float = 1e-3, seed: int | None = None
+) -> Prediction:
     """Predict with the deployed smoothed classifier: the top class of n draws, or an abstention.
 
     Abstains unless a two-sided binomial test of the top two counts rejects a tie at level alpha. Without

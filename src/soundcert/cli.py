@@ -115,7 +115,9 @@ def certify(
     n0: int | None = None,
     n: int | None = None,
     alpha: float | None = None,
-    seed: Annotated[int | None, Parameter(help="Seed of the noise, chosen before any result is seen.")] = None,
+    seed: Annotated[
+        int | None, Parameter(help="Seed of the noise, chosen before any result is seen.")
+    ] = None,
     report_in: Annotated[
         tuple[str, ...], Parameter(help="Also carry each radius to this space, such as `file`.")
     ] = (),
@@ -164,7 +166,8 @@ def predict(
     n: Annotated[int, Parameter(help="Noisy draws a clip.")] = 1000,
     alpha: Annotated[float, Parameter(help="Probability of a wrong answer, at most.")] = 0.001,
     seed: Annotated[
-        int | None, Parameter(help="Only to replay a prediction: without it the noise is fresh, as it must be.")
+        int | None,
+        Parameter(help="Only to replay a prediction: without it the noise is fresh, as it must be."),
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -273,7 +276,13 @@ def data(*, as_json: Json = False) -> int:
     if as_json:
         _print_json(
             [
-                {"name": i.name, "what": i.summary, "layout": i.layout, "licence": i.licence, "on_disk": places}
+                {
+                    "name": i.name,
+                    "what": i.summary,
+                    "layout": i.layout,
+                    "licence": i.licence,
+                    "on_disk": places,
+                }
                 for i, places in found
             ]
         )
@@ -292,7 +301,7 @@ def _places(name: str) -> list[str]:
     for root in roots:
         if root and (Path(root) / name).is_dir():
             try:
-                count = len(load_items(DataConfig(source=name, root=Path(root) / name), Path.cwd()))  # type: ignore[arg-type]
+                count = len(load_items(DataConfig(source=name, root=Path(root) / name), Path.cwd()))
                 places.append(f"{Path(root) / name} ({count} clips)")
             except SoundcertError as error:
                 places.append(f"{Path(root) / name} (not readable: {error})")
@@ -308,7 +317,9 @@ def _load(config: Path, data: Path | None, limit: int | None, **certify: Any) ->
     given = {key: value for key, value in certify.items() if value is not None}
     if given:
         values = {**settings.certify.model_dump(), **given}
-        settings = settings.model_copy(update={"certify": validate(CertifyConfig, values, "the command line")})
+        settings = settings.model_copy(
+            update={"certify": validate(CertifyConfig, values, "the command line")}
+        )
     if data is not None:
         kind = "manifest" if data.suffix.lower() in (".csv", ".jsonl") else "folder"
         chosen = validate(DataConfig, {"source": kind, "root": data.resolve()}, "--data")

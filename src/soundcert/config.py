@@ -36,7 +36,9 @@ class CertifyConfig(BaseModel):
     bound: Literal["one-sided", "two-class"] = Field(
         "one-sided", description="bound only the top class, or the top class and its strongest rival"
     )
-    micro_batch: int | None = Field(None, ge=1, le=4096, description="rows a forward pass; chosen when left out")
+    micro_batch: int | None = Field(
+        None, ge=1, le=4096, description="rows a forward pass; chosen when left out"
+    )
 
 
 class TrainConfig(BaseModel):
@@ -54,7 +56,9 @@ class TrainConfig(BaseModel):
     patience: int = Field(10, ge=1, description="epochs without a better validation score before stopping")
     validation_draws: int = Field(4, ge=1, description="noisy draws a validation clip")
     seed: int = Field(0, ge=0, description="seed of initialisation, order, augmentation and noise")
-    validation: DataConfig | None = Field(None, description="validation clips; by default the split 'validation'")
+    validation: DataConfig | None = Field(
+        None, description="validation clips; by default the split 'validation'"
+    )
     extra: tuple[DataConfig, ...] = Field((), description="more training clips, with the same labels")
 
 
@@ -65,7 +69,7 @@ class Config(BaseModel):
 
     data: DataConfig | None = Field(None, description="the clips")
     pipeline: list[str | dict[str, dict[str, Any] | None]] = Field(description="the stages, in order")
-    certify: CertifyConfig = Field(default_factory=lambda: CertifyConfig())
+    certify: CertifyConfig = Field(default_factory=CertifyConfig)
     train: TrainConfig | None = Field(None, description="how to train the model")
 
 
@@ -82,7 +86,9 @@ def validate(model: type[M], values: object, where: str) -> M:
 
 def _first_mistake(error: pydantic.ValidationError, model: type[BaseModel] | None = None) -> str:
     # An unknown word explains the missing one beside it, so it is told first.
-    mistakes = sorted(error.errors(), key=lambda e: e["type"] not in ("extra_forbidden", "unexpected_keyword_argument"))
+    mistakes = sorted(
+        error.errors(), key=lambda e: e["type"] not in ("extra_forbidden", "unexpected_keyword_argument")
+    )
     first = mistakes[0]
     place = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
@@ -134,7 +140,9 @@ def load_config(path: str | Path) -> Config:
     return validate(Config, values, str(path))
 
 
-def build_stages(specs: Iterable[StageSpec], base: Path | None = None, *, training: bool = False) -> list[Stage]:
+def build_stages(
+    specs: Iterable[StageSpec], base: Path | None = None, *, training: bool = False
+) -> list[Stage]:
     """Build stages from the YAML's list.
 
     base: folder that weights are relative to. training: do not read weights, the network is to be made.

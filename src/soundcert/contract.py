@@ -101,7 +101,9 @@ class Contract:
                 "the same radius is a smaller change of a quiet file."
             )
         if self.post_noise:
-            out.append("The radius is not a distance between the signals that the model hears after these changes.")
+            out.append(
+                "The radius is not a distance between the signals that the model hears after these changes."
+            )
         out.append(
             "Nothing about lossy codecs, other file headers, louder changes than the radius, another pipeline, "
             "or whether the label is correct."

@@ -102,7 +102,9 @@ def demo_folder() -> Path:
     return Path(str(files("soundcert.data") / "demo"))
 
 
-def run_demo(*, n: int = 1000, seed: int = 0, progress: Callable[[int, int, str], None] | None = None) -> DemoResult:
+def run_demo(
+    *, n: int = 1000, seed: int = 0, progress: Callable[[int, int, str], None] | None = None
+) -> DemoResult:
     """Certify the bundled clips under every contract."""
     folder = demo_folder()
     items = load_items(load_config(folder / "waveform.yaml").data or _no_data(), folder)
@@ -122,7 +124,9 @@ def run_demo(*, n: int = 1000, seed: int = 0, progress: Callable[[int, int, str]
                 progress(number * len(clips) + len(certificates), total, f"{title}: {clip.name}")
         left = tuple(leaves_ball_at(pipe, clip, cert) for clip, cert in zip(clips, certificates, strict=True))
         results.append(
-            DemoContract(key, title, summary, tuple(pipe.describe()), pipe.noise_index, tuple(certificates), left)
+            DemoContract(
+                key, title, summary, tuple(pipe.describe()), pipe.noise_index, tuple(certificates), left
+            )
         )
     return DemoResult(clips, tuple(str(item.label) for item in items), tuple(results), n, seed)
 

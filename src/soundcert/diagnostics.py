@@ -119,5 +119,3 @@ def distortion_at(route: Route, v: torch.Tensor, digest: str, *, draws: int, see
     moved = (noisy - v).flatten(1).norm(dim=1) / length
     left = (noisy - clean).flatten(1).norm(dim=1) / length
     return GeometryDistortion(float(moved.mean()), float(left.mean()), draws)
-
-

@@ -105,7 +105,9 @@ class Pipeline:
         return cls.from_specs(config.pipeline, base, training=training)
 
     @classmethod
-    def from_specs(cls, specs: Sequence[StageSpec], base: Path | None = None, *, training: bool = False) -> Pipeline:
+    def from_specs(
+        cls, specs: Sequence[StageSpec], base: Path | None = None, *, training: bool = False
+    ) -> Pipeline:
         """Build from the YAML's list: names, or one-entry mappings of a name to its fields."""
         return cls(build_stages(specs, base, training=training))
 

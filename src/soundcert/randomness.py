@@ -76,7 +76,9 @@ class NoiseStream:
     `draw(row, generator)` fills one row in place. Row i is the same whatever was drawn before it.
     """
 
-    def __init__(self, key: NoiseKey, draw: Callable[[Tensor, torch.Generator], Tensor], start: int = 0) -> None:
+    def __init__(
+        self, key: NoiseKey, draw: Callable[[Tensor, torch.Generator], Tensor], start: int = 0
+    ) -> None:
         self.key = key
         self._draw = draw
         self._next = start

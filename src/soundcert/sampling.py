@@ -72,7 +72,9 @@ class BaseClassifier:
 
     @property
     def optimised(self) -> bool:
-        return isinstance(self._net, nn.Module) and any(isinstance(m, nn.Identity) for m in self._net.modules())
+        return isinstance(self._net, nn.Module) and any(
+            isinstance(m, nn.Identity) for m in self._net.modules()
+        )
 
     def check_rows(self, v: Tensor, key: NoiseKey) -> None:
         """Refuse a classifier whose answer for a row depends on the rest of the batch, or on chance.
@@ -117,7 +119,9 @@ def refuse_training_mode(net: object) -> None:
             # Only layers that behave differently while training matter; containers merely carry the flag.
             if part.training and (not list(part.children()) or name == ""):
                 where = f"its layer {name!r} ({type(part).__name__})" if name else "it"
-                raise ModelError(f"the model is in training mode ({where}): call model.eval() before certifying")
+                raise ModelError(
+                    f"the model is in training mode ({where}): call model.eval() before certifying"
+                )
 
 
 def votes(logits: Tensor) -> Tensor:
@@ -142,7 +146,7 @@ def count_votes(base: BaseClassifier, jobs: Sequence[Job], *, workers: int | Non
         own = [np.zeros_like(counts) for _ in parts]
         for done in [pool.submit(_run, base, part, mine) for part, mine in zip(parts, own, strict=True)]:
             done.result()
-        return np.sum(own, axis=0, dtype=np.int64)
+        return np.asarray(np.sum(own, axis=0), dtype=np.int64)
 
 
 def cpu_count() -> int:

@@ -87,7 +87,10 @@ def train(
 
 def _weights_of(config: Config, base: Path) -> Path:
     spec = config.pipeline[-1]
-    fields = (next(iter(spec.values())) or {}) if isinstance(spec, dict) else {}
+    fields: dict[str, Any] = {}
+    if isinstance(spec, dict):
+        (given,) = spec.values()
+        fields = given or {}
     weights = fields.get("weights")
     if not isinstance(weights, str):
         raise ConfigError("train: the model stage names no `weights` to write; add it, or use --out")
@@ -108,16 +111,24 @@ def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[l
     validation = load_items(valid, base)
     overlap = {i.path for i in items} & {i.path for i in validation}
     if overlap:
-        raise ConfigError(f"train: {len(overlap)} clips are in training and validation, such as {min(overlap)}")
+        raise ConfigError(
+            f"train: {len(overlap)} clips are in training and validation, such as {min(overlap)}"
+        )
     if any(i.label is None for i in (*items, *validation)):
-        raise InputError("train: every clip needs a label; use class folders or a manifest with a label column")
+        raise InputError(
+            "train: every clip needs a label; use class folders or a manifest with a label column"
+        )
     return items, validation
 
 
 def _identity(config: Config, labels: Sequence[str], items: Sequence[Item]) -> str:
     """Digest of everything that a resumed training must share with its beginning."""
     text = json.dumps(
-        [config.model_dump(mode="json", include={"data", "pipeline", "train"}), list(labels), [i.name for i in items]],
+        [
+            config.model_dump(mode="json", include={"data", "pipeline", "train"}),
+            list(labels),
+            [i.name for i in items],
+        ],
         sort_keys=True,
     )
     return blake2b(text.encode(), digest_size=16).hexdigest()
@@ -126,10 +137,14 @@ def _identity(config: Config, labels: Sequence[str], items: Sequence[Item]) -> s
 def _load(pipe: Pipeline, items: Sequence[Item], labels: Sequence[str]) -> tuple[_Set, list[str]]:
     """Return the certified objects `(clips, *shape)` in float32; unreadable clips are listed, not fatal."""
     index = {label: i for i, label in enumerate(labels)}
-    objects, targets, bad = [], [], []
+    objects: list[Tensor] = []
+    targets: list[int] = []
+    bad: list[str] = []
     for item in items:
         if item.label not in index:
-            raise ConfigError(f"train: clip {item.name} has label {item.label!r}, which the model does not name")
+            raise ConfigError(
+                f"train: clip {item.name} has label {item.label!r}, which the model does not name"
+            )
         try:
             v = pipe.object_of(load_clip(item.path, name=item.name)).float()
         except InputError as error:
@@ -163,12 +178,16 @@ class _Trainer:
         self.train_set, self.valid_set = train_set, valid_set
         self.folder, self.identity = folder, identity
         # Depthwise convolutions train about twice as fast on a CPU in this layout.
-        self.net = pipe.model.built(len(labels)).to(memory_format=torch.channels_last)
+        self.net = pipe.model.built(len(labels))
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.noise = pipe.noise
-        self.below = _bind_base(pipe, train_set.objects.shape[1:])
+        # All clips share the shape of the object by now; these stages need no binding to a file.
+        self.below: list[Stage] = [s for s in pipe.base if not isinstance(s, Model | NoiseStage)]
         if any(s.family == "model" for s in pipe.front):
-            raise ConfigError("train: train the model with its noise at the input or the features first; "
-                              "noise between two parts is for certifying")
+            raise ConfigError(
+                "train: train the model with its noise at the input or the features first; "
+                "noise between two parts is for certifying"
+            )
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -270,7 +289,9 @@ class _Trainer:
             "training_clips": len(self.train_set.objects),
             "validation_clips": len(self.valid_set.objects),
         }
-        save_weights(path, self.net, network=model.network, labels=self.labels, options=model.options, meta=meta)
+        save_weights(
+            path, self.net, network=model.network, labels=self.labels, options=model.options, meta=meta
+        )
 
     def _checkpoint(self, epoch: int, best: float, best_epoch: int) -> None:
         state = {
@@ -289,16 +310,13 @@ class _Trainer:
     def _restore(self) -> tuple[int, float, int]:
         state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
         if state["identity"] != self.identity:
-            raise ConfigError(f"{self.folder} was begun with another config or other clips: remove it to start anew")
+            raise ConfigError(
+                f"{self.folder} was begun with another config or other clips: remove it to start anew"
+            )
         self.net.load_state_dict(state["net"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         return int(state["epoch"]), float(state["best"]), int(state["best_epoch"])
-
-
-def _bind_base(pipe: Pipeline, shape: Sequence[int]) -> list[Stage]:
-    """Return the stages between noise and network; all clips share the object's shape by now."""
-    return [s for s in pipe.base if not isinstance(s, Model | NoiseStage)]
 
 
 def _shifted(batch: Tensor, share: float, rng: np.random.Generator) -> Tensor:

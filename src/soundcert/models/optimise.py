@@ -34,8 +34,10 @@ def optimise(module: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _fold(layers: nn.Sequential) -> None:
-    for name, (first, second) in zip(list(layers._modules), list(zip(layers, list(layers)[1:], strict=False)), strict=False):
+    for name, (first, second) in zip(
+        list(layers._modules), list(zip(layers, list(layers)[1:], strict=False)), strict=False
+    ):
         if isinstance(first, nn.Conv2d | nn.Conv1d) and isinstance(second, nn.BatchNorm2d | nn.BatchNorm1d):
             following = list(layers._modules)[list(layers._modules).index(name) + 1]
-            layers._modules[name] = fuse_conv_bn_eval(first, second)  # type: ignore[arg-type, type-var]
+            layers._modules[name] = fuse_conv_bn_eval(first, second)
             layers._modules[following] = nn.Identity()

@@ -117,7 +117,9 @@ def load_weights(
     network = network or header.get("network")
     labels = labels or header.get("labels")
     if network is None or not labels:
-        raise ConfigError(f"{path} does not name its network and labels: give `network` and `labels` to the model stage")
+        raise ConfigError(
+            f"{path} does not name its network and labels: give `network` and `labels` to the model stage"
+        )
     options = dict(options or header.get("options") or {})
     module = build_network(network, len(labels), options)
     try:

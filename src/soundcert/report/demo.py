@@ -57,14 +57,18 @@ def columns(result: DemoResult) -> list[Column]:
         if good:
             ratio = [c.norm_ratio_db for c in good]
             name = "SNR-equivalent" if contract.about_waveform else "norm ratio, not an SNR"
-            facts["Median radius (ℓ2)"] = f"{format_down(median(c.radius for c in good), significant=4)} {_short_unit(first)}"
+            facts["Median radius (ℓ2)"] = (
+                f"{format_down(median(c.radius for c in good), significant=4)} {_short_unit(first)}"
+            )
             facts["The same in dB"] = f"{format_up(median(ratio), decimals=1)} dB ({name})"
             facts["Proven for the file"] = _file_snr(good)
             left = [x for x in _of_correct(entry, result.truths) if x is not None]
             facts["White noise leaves the ball at"] = f"{median(left):.1f} dB" if left else "-"
             facts["At the ceiling for n"] = f"{sum(c.saturated for c in good)} of {len(good)}"
         geometry = entry.geometry()
-        facts["Displacement · sensitivity"] = "1 · 1" if geometry is None else f"{geometry[0]:.3g} · {geometry[1]:.3g}"
+        facts["Displacement · sensitivity"] = (
+            "1 · 1" if geometry is None else f"{geometry[0]:.3g} · {geometry[1]:.3g}"
+        )
         out.append(Column(entry.title, facts))
     return out
 
@@ -89,7 +93,12 @@ def lessons(result: DemoResult) -> list[str]:
     both = [
         (w, f, wl, fl)
         for w, f, wl, fl, truth in zip(
-            wave.certificates, features.certificates, wave.left_at_db, features.left_at_db, result.truths, strict=True
+            wave.certificates,
+            features.certificates,
+            wave.left_at_db,
+            features.left_at_db,
+            result.truths,
+            strict=True,
         )
         if w.status == f.status == "certified" and w.candidate == f.candidate == truth and wl and fl
     ]
@@ -130,7 +139,9 @@ def demo_view(result: DemoResult) -> RenderableType:
         table.add_column(column.title, overflow="fold")
     for name in _names(shown):
         table.add_row(name, *(Text(c.facts.get(name, "-")) for c in shown))
-    clips = Table(title="Certified radius by clip, in each contract's own unit", title_style="bold", pad_edge=False)
+    clips = Table(
+        title="Certified radius by clip, in each contract's own unit", title_style="bold", pad_edge=False
+    )
     clips.add_column("clip", style="bold")
     for entry in result.contracts:
         clips.add_column(entry.title, justify="right")
@@ -165,7 +176,9 @@ def demo_page(result: DemoResult, players: Sequence[tuple[str, str]]) -> str:
             "noisy": noisy,
             "cells": [cell(entry.certificates[i], truth) for entry in result.contracts],
         }
-        for i, (clip, truth, (original, noisy)) in enumerate(zip(result.clips, result.truths, players, strict=True))
+        for i, (clip, truth, (original, noisy)) in enumerate(
+            zip(result.clips, result.truths, players, strict=True)
+        )
     ]
     return environment.get_template("demo.html.j2").render(
         result=result, columns=shown, names=_names(shown), rows=rows, lessons=lessons(result)

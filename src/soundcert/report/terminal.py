@@ -75,7 +75,10 @@ def audit_view(result: Audit) -> RenderableType:
     if median:
         rows += [
             ("n0 / n / α / bound", f"{result.n0} / {result.n} / {result.alpha:g} / {result.bound}"),
-            ("Monte-Carlo ceiling", f"{format_down(median['ceiling'], significant=6)} (no radius can be larger)"),
+            (
+                "Monte-Carlo ceiling",
+                f"{format_down(median['ceiling'], significant=6)} (no radius can be larger)",
+            ),
             ("median ‖v‖₂", f"{median['object_norm']:.6g}"),
         ]
         if "gain" in median:
@@ -138,7 +141,9 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
         if summary["certified_accuracy_at_radius"]:
             curve = " · ".join(f"{r} {s:.1%}" for r, s in summary["certified_accuracy_at_radius"].items())
             rows.append(("certified at radius", curve))
-    rows.append(("saturated at the ceiling", f"{summary['saturated_share_of_certified']:.1%} of the certified clips"))
+    rows.append(
+        ("saturated at the ceiling", f"{summary['saturated_share_of_certified']:.1%} of the certified clips")
+    )
     if "median_radius" in summary:
         rows.append(
             (
@@ -147,7 +152,9 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
             )
         )
         rows += [
-            (f"median {VIEWS[v][0]}", shown(v, summary[f"median_{v}"])) for v in VIEWS if f"median_{v}" in summary
+            (f"median {VIEWS[v][0]}", shown(v, summary[f"median_{v}"]))
+            for v in VIEWS
+            if f"median_{v}" in summary
         ]
     return _facts(rows)
 

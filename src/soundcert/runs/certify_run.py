@@ -62,7 +62,9 @@ def certify_run(
     contract = _preflight(pipe, items)
     assert pipe.model is not None
     identity = {
-        "config": _digest({"pipeline": pipe.describe(), "certify": _sampling(budget), "report_in": list(report_in)}),
+        "config": _digest(
+            {"pipeline": pipe.describe(), "certify": _sampling(budget), "report_in": list(report_in)}
+        ),
         "model": pipe.model.digest or "a callable without digest",
         "data": _digest([[item.name, item.label] for item in items]),
     }
@@ -171,7 +173,9 @@ def _groups(pipe: Pipeline, items: Sequence[Item], size: int) -> Iterator[list[_
             raise
         except (InputError, ConfigError) as error:
             clip, reason = None, str(error)
-        if group and (sum(c is not None for _, c, _ in group) >= size or (space and shape and space != shape)):
+        if group and (
+            sum(c is not None for _, c, _ in group) >= size or (space and shape and space != shape)
+        ):
             yield group
             group, shape = [], None
         group.append((item, clip, reason))
@@ -203,4 +207,6 @@ def _version() -> str:
 
 
 def _digest(values: object) -> str:
-    return blake2b(json.dumps(values, sort_keys=True, ensure_ascii=False).encode(), digest_size=16).hexdigest()
+    return blake2b(
+        json.dumps(values, sort_keys=True, ensure_ascii=False).encode(), digest_size=16
+    ).hexdigest()

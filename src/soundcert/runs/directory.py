@@ -30,7 +30,9 @@ class RunDirectory:
     in use by another process, or exists and `resume` was not asked for.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], info: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, path: Path, identity: Mapping[str, Any], info: Mapping[str, Any], *, resume: bool
+    ) -> None:
         self.path = path
         self.done: dict[str, dict[str, Any]] = {}
         self._lock: IO[str] | None = None
@@ -69,7 +71,9 @@ class RunDirectory:
             write_json(file, {"format": FORMAT, "identity": dict(identity), **info})
             return
         if not resume:
-            raise RunError(f"{self.path} holds a run already: add --resume to go on with it, or choose another --out")
+            raise RunError(
+                f"{self.path} holds a run already: add --resume to go on with it, or choose another --out"
+            )
         before = read_json(file)
         if before.get("format") != FORMAT:
             raise RunError(f"{file} has format {before.get('format')!r}; this version reads {FORMAT}")

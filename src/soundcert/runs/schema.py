@@ -15,7 +15,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "digest": {"type": "string", "description": "BLAKE2b-128 of the decoded samples, rate and channels"},
     "candidate": {"type": "string", "description": "the class that the selection draws chose"},
     "label": {"type": "string", "description": "the certified label (certified only)"},
-    "radius": {**_NUMBER, "exclusiveMinimum": 0, "description": "raw ℓ2 radius in the certified object (certified only)"},
+    "radius": {
+        **_NUMBER,
+        "exclusiveMinimum": 0,
+        "description": "raw ℓ2 radius in the certified object (certified only)",
+    },
     "count": {**_COUNT, "description": "fresh draws that gave the candidate"},
     "max_other": {**_COUNT, "description": "largest count of any other class (two-class bound only)"},
     "n": {**_COUNT, "description": "fresh draws"},
@@ -48,7 +52,19 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 def record_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of one record."""
-    sampled = ["digest", "candidate", "count", "n", "n0", "alpha", "seed", "bound", "sigma", "p_lower", "ceiling"]
+    sampled = [
+        "digest",
+        "candidate",
+        "count",
+        "n",
+        "n0",
+        "alpha",
+        "seed",
+        "bound",
+        "sigma",
+        "p_lower",
+        "ceiling",
+    ]
 
     def case(status: str, required: list[str]) -> dict[str, Any]:
         return {
@@ -67,6 +83,9 @@ def record_schema() -> dict[str, Any]:
             case("failed", ["reason"]),
             case("abstained", sampled),
             case("certified", [*sampled, "label", "radius", "views"]),
-            {"if": {"properties": {"status": {"const": "abstained"}}}, "then": {"not": {"required": ["radius"]}}},
+            {
+                "if": {"properties": {"status": {"const": "abstained"}}},
+                "then": {"not": {"required": ["radius"]}},
+            },
         ],
     }

@@ -64,9 +64,13 @@ def _curve_of_radii(good: Sequence[Mapping[str, Any]], total: int) -> dict[str, 
         return {}
     sigma = float(good[0]["sigma"])
     grid = [0.0, *(sigma * k / 2 for k in range(1, 8))]
-    return {f"{r:.6g}": sum(g["radius"] > r if r == 0 else g["radius"] >= r for g in good) / total for r in grid}
+    return {
+        f"{r:.6g}": sum(g["radius"] > r if r == 0 else g["radius"] >= r for g in good) / total for r in grid
+    }
 
 
 def _curve_of_snr(good: Sequence[Mapping[str, Any]], total: int, view: str) -> dict[str, float]:
     """Share certified against every perturbation at this SNR or quieter: the clip's own SNR is at most it."""
-    return {str(s): sum(g["views"][view] is None or g["views"][view] <= s for g in good) / total for s in SNR_GRID}
+    return {
+        str(s): sum(g["views"][view] is None or g["views"][view] <= s for g in good) / total for s in SNR_GRID
+    }

@@ -63,7 +63,7 @@ class Stage:
 
     def describe(self) -> str:
         """Return the call that rebuilds this stage, in the words of the YAML."""
-        shown = []
+        shown: list[str] = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if not field.repr:
                 continue
@@ -71,7 +71,9 @@ class Stage:
             default = field.default is not dataclasses.MISSING and value == field.default
             if value is None or (default and shown and field.name not in self.always):
                 continue
-            shown.append(f"{field.name}={value!r}" if isinstance(value, str) else f"{field.name}={_short(value)}")
+            shown.append(
+                f"{field.name}={value!r}" if isinstance(value, str) else f"{field.name}={_short(value)}"
+            )
         return f"{self.name}({', '.join(shown)})"
 
     def words(self) -> str:
@@ -145,7 +147,8 @@ def waveform_only(stage: Stage, before: Space) -> None:
 
 def row_norm(x: Tensor) -> Tensor:
     """ℓ2 norm of each row, `(batch,)`."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norm
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:

@@ -39,7 +39,12 @@ def _check_spectral(stage: Spectrogram | LogMel | Mfcc) -> None:
         f"from 1 to n_fft ({stage.n_fft})",
     )
     require(stage.power in (1.0, 2.0), stage, "power", "1 (magnitude) or 2 (power)")
-    require(stage.pad_mode in ("constant", "reflect", "none"), stage, "pad_mode", "'constant', 'reflect' or 'none'")
+    require(
+        stage.pad_mode in ("constant", "reflect", "none"),
+        stage,
+        "pad_mode",
+        "'constant', 'reflect' or 'none'",
+    )
     require(stage.window in ("hann", "hamming"), stage, "window", "'hann' or 'hamming'")
 
 
@@ -113,7 +118,7 @@ def _spectrum(stage: Spectrogram | LogMel | Mfcc, x: Tensor) -> Tensor:
 def _hz_to_mel(hz: np.ndarray | float, scale: str) -> np.ndarray:
     f = np.asarray(hz, dtype=np.float64)
     if scale == "htk":
-        return 2595.0 * np.log10(1.0 + f / 700.0)
+        return np.asarray(2595.0 * np.log10(1.0 + f / 700.0))
     # Slaney's Auditory Toolbox: linear below 1 kHz, logarithmic above.
     linear = f * 3 / 200
     step = math.log(6.4) / 27.0
@@ -122,7 +127,7 @@ def _hz_to_mel(hz: np.ndarray | float, scale: str) -> np.ndarray:
 
 def _mel_to_hz(mel: np.ndarray, scale: str) -> np.ndarray:
     if scale == "htk":
-        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+        return np.asarray(700.0 * (10.0 ** (mel / 2595.0) - 1.0))
     step = math.log(6.4) / 27.0
     return np.where(mel >= 15.0, 1000.0 * np.exp(step * (np.maximum(mel, 15.0) - 15.0)), mel * 200 / 3)
 
@@ -143,7 +148,7 @@ def mel_filters(
     slopes = edges[:, None] - bins[None, :]
     rising = -slopes[:-2] / width[:-1, None]
     falling = slopes[2:] / width[1:, None]
-    weights = np.maximum(0.0, np.minimum(rising, falling))
+    weights: np.ndarray = np.maximum(0.0, np.minimum(rising, falling))
     if norm == "slaney":
         weights *= (2.0 / (edges[2:] - edges[:-2]))[:, None]
     weights.setflags(write=False)
@@ -152,7 +157,7 @@ def mel_filters(
 
 @lru_cache(maxsize=64)
 def _tensor(make: str, args: tuple[object, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    matrix = mel_filters(*args) if make == "mel" else dct_matrix(*args)  # type: ignore[arg-type]
+    matrix = mel_filters(*args) if make == "mel" else dct_matrix(*args)
     return torch.from_numpy(np.array(matrix)).to(device=device, dtype=dtype)
 
 
@@ -343,7 +348,11 @@ class FeatureStandardize(Stage):
         return before.evolve(name=f"standardised {before.name}", unit="standard deviations")
 
     def _fixed(self, value: float | tuple[float, ...], x: Tensor) -> Tensor | float:
-        return torch.tensor(value, dtype=x.dtype, device=x.device)[:, None] if isinstance(value, tuple) else value
+        return (
+            torch.tensor(value, dtype=x.dtype, device=x.device)[:, None]
+            if isinstance(value, tuple)
+            else value
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.per == "fixed":

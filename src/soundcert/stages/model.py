@@ -51,7 +51,11 @@ class Model(Stage):
             if len(set(self.labels)) != len(self.labels):
                 raise ConfigError(f"model: labels must differ from each other, got {list(self.labels)}")
         if self.module is None and self.weights is not None:
-            path = bundled(self.weights[len(BUNDLED) :]) if self.weights.startswith(BUNDLED) else Path(self.weights)
+            path = (
+                bundled(self.weights[len(BUNDLED) :])
+                if self.weights.startswith(BUNDLED)
+                else Path(self.weights)
+            )
             loaded = load_weights(path, network=self.network, options=self.options, labels=self.labels)
             put("module", loaded.module)
             put("labels", loaded.labels)
@@ -60,7 +64,9 @@ class Model(Stage):
             put("digest", loaded.digest)
             put("meta", loaded.meta)
         elif self.module is None and self.network is None:
-            raise ConfigError("model: give weights (a safetensors file), a network to train, or a module from Python")
+            raise ConfigError(
+                "model: give weights (a safetensors file), a network to train, or a module from Python"
+            )
         if isinstance(self.module, nn.Module) and self.digest is None:
             put("digest", state_digest(self.module))
         if (self.start is not None or self.stop is not None) and self.module is not None:
@@ -110,7 +116,9 @@ class Model(Stage):
                 ) from error
         if not isinstance(out, Tensor) or out.dim() < 2 or len(out) != 2:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ModelError(f"the model must map (batch, ...) to (batch, classes); for a batch of 2 it gave {got}")
+            raise ModelError(
+                f"the model must map (batch, ...) to (batch, classes); for a batch of 2 it gave {got}"
+            )
         if self.partial:
             return Space("latent", "latent", tuple(out.shape[1:]), None, "activation")
         if out.dim() != 2:
@@ -120,7 +128,11 @@ class Model(Stage):
         return Space("logits", "logits", tuple(out.shape[1:]), None, "logit")
 
     def describe(self) -> str:
-        part = "" if self.start is None and self.stop is None else f", layers {self.start or 0}…{self.stop or 'end'}"
+        part = (
+            ""
+            if self.start is None and self.stop is None
+            else f", layers {self.start or 0}…{self.stop or 'end'}"
+        )
         what = self.network or type(self.module).__name__
         return f"model({what}{part})"
 

@@ -93,4 +93,6 @@ class Quantize(Stage):
         return torch.maximum(best, still).clamp(min=0.0) * INWARD
 
     def words(self) -> str:
-        return f"rounded to {self.bits} bits" if self.bits is not None else f"rounded to steps of {self.step:g}"
+        return (
+            f"rounded to {self.bits} bits" if self.bits is not None else f"rounded to steps of {self.step:g}"
+        )
