@@ -155,7 +155,7 @@ def audit(
             sizes.add(route.object.size)
             rows.append(
                 _audit_clip(
-                    pipe, route, clip, trace, n0=n0, n=n, alpha=alpha, bound=bound, seed=seed, draws=draws
+                    route, clip, trace, n0=n0, n=n, alpha=alpha, bound=bound, seed=seed, draws=draws
                 )
             )
     flags = _merge(rows)
@@ -167,7 +167,6 @@ def audit(
 
 
 def _audit_clip(
-    pipe: Pipeline,
     route: Route,
     clip: Clip,
     trace: list[Tensor],
@@ -193,19 +192,19 @@ def _audit_clip(
     )  # fmt: skip
     contract = fill_contract(best, route, trace, clip.digest, seed, draws)
     views = radius_views(best, ceiling, file) if norm > 0 else {"r_over_sigma": ceiling / sigma}
-    flags = _clip_flags(pipe, route, clip, trace, ceiling, views)
+    flags = _clip_flags(route, clip, trace, ceiling, views)
     return ClipAudit(clip.name, clip.digest, contract, norm, ceiling, views, tuple(flags))
 
 
 def _clip_flags(
-    pipe: Pipeline, route: Route, clip: Clip, trace: list[Tensor], ceiling: float, views: dict[str, float]
+    route: Route, clip: Clip, trace: list[Tensor], ceiling: float, views: dict[str, float]
 ) -> list[Flag]:
     flags = []
     v, samples = trace[-1], trace[0]
     kind = route.object.kind
     if kind == "feature":
         flags.append(Flag("feature-not-waveform", f"the object is {route.object.name}"))
-        moved = _moved_by_probe(pipe, route, samples)
+        moved = _moved_by_probe(route, samples)
         if moved > ceiling:
             flags.append(
                 Flag("log-floor", f"white noise {PROBE_DB:g} dB below the clip moves the features by {moved:.3g}, "
@@ -257,7 +256,7 @@ def _at_full_scale(clip: Clip) -> int:
     return int(((clip.samples >= top) | (clip.samples == -(2**31))).sum())
 
 
-def _moved_by_probe(pipe: Pipeline, route: Route, samples: Tensor) -> float:
+def _moved_by_probe(route: Route, samples: Tensor) -> float:
     """ℓ2 change of the object when white noise PROBE_DB below the clip is added to the file."""
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(samples.shape, generator=generator, dtype=samples.dtype)

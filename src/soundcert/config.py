@@ -52,6 +52,9 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(1e-3, ge=0, description="AdamW's weight decay")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     shift: float = Field(0.1, ge=0, lt=1, description="largest random shift in time, as a share of the clip")
+    mix: float = Field(
+        0.0, ge=0, description="Beta parameter of mixup (arXiv 1710.09412), clips mixed in pairs; 0 for none"
+    )
     warm_up: int = Field(0, ge=0, description="epochs over which the noise grows to σ (a curriculum)")
     patience: int = Field(10, ge=1, description="epochs without a better validation score before stopping")
     validation_draws: int = Field(4, ge=1, description="noisy draws a validation clip")

@@ -250,9 +250,14 @@ class _Trainer:
             if len(rows) < 2:  # batch normalisation needs two
                 continue
             batch = _shifted(self.train_set.objects[rows], settings.shift, rng)
+            targets = self.train_set.targets[rows]
+            partner = torch.from_numpy(rng.permutation(len(rows)))
+            share = float(rng.beta(settings.mix, settings.mix)) if settings.mix else 1.0
+            batch = share * batch + (1 - share) * batch[partner]
             batch = batch + level * stream.fill_(torch.empty_like(batch))
             self.optimiser.zero_grad()
-            loss = self.loss(self._logits(batch), self.train_set.targets[rows])
+            logits = self._logits(batch)
+            loss = share * self.loss(logits, targets) + (1 - share) * self.loss(logits, targets[partner])
             loss.backward()
             self.optimiser.step()
             self.schedule.step()

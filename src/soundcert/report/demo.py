@@ -105,9 +105,14 @@ def lessons(result: DemoResult) -> list[str]:
     if both:
         w, f, wl, fl = both[0]
         quieter = "quieter" if fl > wl else "louder"
+        wr, fr = format_down(w.radius, significant=3), format_down(f.radius, significant=3)
+        numbers = (
+            f"the waveform radius and the log-mel radius are the same number, {wr}"
+            if wr == fr
+            else f"the waveform radius is {wr} and the log-mel radius {fr}"
+        )
         out.append(
-            f"Of the clip {w.clip}, the waveform radius is {format_down(w.radius, significant=3)} and the log-mel radius "
-            f"{format_down(f.radius, significant=3)}. They are lengths in different spaces, and their order says nothing. "
+            f"Of the clip {w.clip}, {numbers}: lengths in different spaces, which cannot be compared. "
             f"White noise on the file leaves the waveform ball at {wl:.1f} dB and the log-mel ball at {fl:.1f} dB: "
             f"noise {abs(fl - wl):.1f} dB {quieter} is enough. A listener hears decibels, not radii."
         )
