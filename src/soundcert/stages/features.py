@@ -21,6 +21,7 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from soundcert.errors import ConfigError, InputError
 from soundcert.spaces import Space
@@ -91,28 +92,37 @@ def _feature_space(stage: Stage, before: Space, *, bands: int, name: str, unit: 
 
 @lru_cache(maxsize=64)
 def _window(kind: str, length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    n = torch.arange(length, dtype=torch.float64)
     a0 = 0.5 if kind == "hann" else 0.54
-    return (a0 - (1 - a0) * torch.cos(2 * math.pi * n / length)).to(device=device, dtype=dtype)
+    # A table made in inference mode could never meet a gradient; it outlives the mode in the cache.
+    with torch.inference_mode(False):
+        n = torch.arange(length, dtype=torch.float64)
+        return (a0 - (1 - a0) * torch.cos(2 * math.pi * n / length)).to(device=device, dtype=dtype)
+
+
+def _stft(stage: Spectrogram | LogMel | Mfcc, x: Tensor) -> Tensor:
+    """Return the STFT's real and imaginary parts, `(batch, frames, n_fft//2 + 1, 2)`."""
+    length = stage.win_length or stage.n_fft
+    window = _window(stage.window, length, x.dtype, x.device)
+    left = (stage.n_fft - length) // 2
+    window = F.pad(window, (left, stage.n_fft - length - left))
+    if stage.pad_mode != "none":
+        half = stage.n_fft // 2
+        x = F.pad(x.unsqueeze(1), (half, half), mode=stage.pad_mode).squeeze(1)
+    frames = x.unfold(-1, stage.n_fft, stage.hop) * window
+    return torch.view_as_real(torch.fft.rfft(frames))
 
 
 def _spectrum(stage: Spectrogram | LogMel | Mfcc, x: Tensor) -> Tensor:
-    """Return |X|^power, `(batch, n_fft//2 + 1, frames)`."""
-    length = stage.win_length or stage.n_fft
-    X = torch.stft(
-        x,
-        stage.n_fft,
-        hop_length=stage.hop,
-        win_length=length,
-        window=_window(stage.window, length, x.dtype, x.device),
-        center=stage.pad_mode != "none",
-        pad_mode="constant" if stage.pad_mode == "none" else stage.pad_mode,
-        return_complex=True,
-    )
+    """Return |X|^power, `(batch, frames, n_fft//2 + 1)`."""
+    parts = _stft(stage, x)
     if stage.power == 1.0:
-        return X.abs()
-    parts = torch.view_as_real(X)
-    return parts.square().sum(dim=-1)
+        return torch.view_as_complex(parts).abs()
+    return _square(parts).sum(dim=-1)
+
+
+def _square(x: Tensor) -> Tensor:
+    # In place where no gradient needs the input: a fresh tensor of this size costs more than the squares.
+    return x.square() if x.requires_grad else x.square_()
 
 
 def _hz_to_mel(hz: np.ndarray | float, scale: str) -> np.ndarray:
@@ -157,13 +167,21 @@ def mel_filters(
 
 @lru_cache(maxsize=64)
 def _tensor(make: str, args: tuple[object, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    matrix = mel_filters(*args) if make == "mel" else dct_matrix(*args)
-    return torch.from_numpy(np.array(matrix)).to(device=device, dtype=dtype)
+    """Return a transposed matrix, `(inputs, outputs)`, to multiply rows with."""
+    matrix = dct_matrix(*args) if make == "dct" else mel_filters(*args)
+    columns = np.repeat(matrix.T, 2, axis=0) if make == "mel pairs" else matrix.T
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.ascontiguousarray(columns)).to(device=device, dtype=dtype)
 
 
 def _log_mel(stage: LogMel | Mfcc, x: Tensor) -> Tensor:
+    """Return log-mel features, `(batch, frames, n_mels)`."""
     key = (stage.rate, stage.n_fft, stage.n_mels, stage.f_min, stage.f_max, stage.mel_scale, stage.mel_norm)
-    bands = torch.matmul(_tensor("mel", key, x.dtype, x.device), _spectrum(stage, x))
+    if stage.power == 2.0:
+        # One product sums real and imaginary squares and applies the filters.
+        bands = torch.matmul(_square(_stft(stage, x)).flatten(-2), _tensor("mel pairs", key, x.dtype, x.device))
+    else:
+        bands = torch.matmul(_spectrum(stage, x), _tensor("mel", key, x.dtype, x.device))
     bands = bands + stage.floor if stage.floor_mode == "add" else bands.clamp(min=stage.floor)
     if stage.log == "ln":
         return torch.log(bands)
@@ -188,7 +206,7 @@ class Spectrogram(Stage):
         _check_spectral(self)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _spectrum(self, x)
+        return _spectrum(self, x).transpose(1, 2)
 
     def space(self, before: Space) -> Space:
         name = "power spectrogram" if self.power == 2.0 else "magnitude spectrogram"
@@ -231,7 +249,7 @@ class LogMel(Stage):
         _check_log(self)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _log_mel(self, x)
+        return _log_mel(self, x).transpose(1, 2)
 
     def space(self, before: Space) -> Space:
         unit = "nats" if self.log == "ln" else "dB"
@@ -292,7 +310,7 @@ class Mfcc(Stage):
 
     def __call__(self, x: Tensor) -> Tensor:
         dct = _tensor("dct", (self.n_mfcc, self.n_mels, self.lifter), x.dtype, x.device)
-        return torch.matmul(dct, _log_mel(self, x))
+        return torch.matmul(_log_mel(self, x), dct).transpose(1, 2)
 
     def space(self, before: Space) -> Space:
         unit = "cepstral nats" if self.log == "ln" else "cepstral dB"

@@ -164,12 +164,13 @@ def _sinc_kernel(old: int, new: int, zeros: int, rolloff: float) -> Tensor:
     """Return the polyphase filters `(new, 1, 2·width + old)` in float64."""
     cutoff = min(old, new) * rolloff
     width = math.ceil(zeros * old / cutoff)
-    index = torch.arange(-width, width + old, dtype=torch.float64)
-    phase = torch.arange(new, dtype=torch.float64)[:, None]
-    t = ((index / old - phase / new) * cutoff).clamp(-zeros, zeros)
-    kernel = torch.sinc(t) * torch.cos(t * (math.pi / zeros / 2)) ** 2
-    # Unit gain at frequency 0, phase by phase.
-    return (kernel / kernel.sum(dim=1, keepdim=True)).unsqueeze(1)
+    with torch.inference_mode(False):  # the table outlives the mode in the cache, and may meet a gradient
+        index = torch.arange(-width, width + old, dtype=torch.float64)
+        phase = torch.arange(new, dtype=torch.float64)[:, None]
+        t = ((index / old - phase / new) * cutoff).clamp(-zeros, zeros)
+        kernel = torch.sinc(t) * torch.cos(t * (math.pi / zeros / 2)) ** 2
+        # Unit gain at frequency 0, phase by phase.
+        return (kernel / kernel.sum(dim=1, keepdim=True)).unsqueeze(1)
 
 
 @register("fit")
