@@ -464,11 +464,7 @@ def fill_contract(
     if cert.status == "certified":
         values["raw_radius"] = cert.radius
         values["snr_db" if cert.contract.about_waveform else "norm_ratio_db"] = cert.norm_ratio_db
-    same_shape = all(
-        s.shape == route.object.shape
-        for s in route.spaces[route.noise_index + 2 :][: len(route.post_processing)]
-    )
-    if cert.contract.post_noise and same_shape:
+    if cert.contract.post_noise and route.keeps_shape:
         distortion = distortion_at(route, trace[-1], digest, draws=draws, seed=seed)
         values["displacement"] = distortion.displacement
         values["sensitivity"] = distortion.sensitivity

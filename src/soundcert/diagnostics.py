@@ -97,12 +97,8 @@ def geometry_distortion(pipe: Pipeline, clip: Clip, *, draws: int = 16, seed: in
 
 def distortion_at(route: Route, v: torch.Tensor, digest: str, *, draws: int, seed: int) -> GeometryDistortion:
     """Measure the distortion at an object that is known already (see `geometry_distortion`)."""
-    stages = [
-        stage
-        for stage, after in zip(route.post_processing, route.spaces[route.noise_index + 2 :], strict=False)
-        if after.shape == route.object.shape
-    ]
-    if len(stages) < len(route.post_processing):
+    stages = route.post_processing
+    if not route.keeps_shape:
         raise ConfigError(
             "geometry distortion compares signals of one shape, but a stage after the noise changes the shape"
         )

@@ -67,6 +67,13 @@ class Route:
             out.append(stage)
         return tuple(out)
 
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the changes after the noise keep the object's shape, so that distances can be compared."""
+        first = self.noise_index + 2
+        after = self.spaces[first : first + len(self.post_processing)]
+        return all(space.shape == self.object.shape for space in after)
+
 
 class Pipeline:
     """Ordered stages with exactly one noise stage among them.
