@@ -368,7 +368,6 @@ def test_equal_rates_change_nothing_and_an_unknown_rate_is_refused():
 # --- gradients -------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="tables cached under inference_mode cannot be used with autograd")
 @pytest.mark.parametrize(
     "stage",
     [

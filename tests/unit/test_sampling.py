@@ -454,6 +454,18 @@ def test_a_network_that_the_new_layout_breaks_is_returned_as_it_is():
     assert optimise(network, images(1, 1, 8, 8)) is network
 
 
+@pytest.mark.xfail(strict=True, reason="features come out transposed, and view wants them in one piece")
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_a_model_may_view_the_features(power):
+    class Last(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.view(len(x), -1))
+
+    feature = LogMel(n_mels=4, n_fft=16, hop=8, floor=1.0, power=power)
+    base = base_of(Last(4 * 13, 2), size=100, between=[feature])
+    base.check_rows(point(size=100), key())
+
+
 class Uncopyable(nn.Linear):
     """Holds a tensor that is not a leaf, as modules with computed weights do."""
 
