@@ -159,6 +159,11 @@ class Clip:
         return 2.0 ** -((self.bits or 16) - 1)
 
     @property
+    def exact(self) -> bool:
+        """Whether every clip of this format is exact in float32: integers of 24 bits at most."""
+        return self.bits is not None and self.bits <= 24
+
+    @property
     def space(self) -> Space:
         """The space of the file's samples, where every transport ends."""
         shape = (self.frames,) if self.channels == 1 else (self.channels, self.frames)

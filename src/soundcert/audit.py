@@ -154,9 +154,7 @@ def audit(
                 seconds = _seconds_a_pass(pipe, route, trace[-1], seed, clip.digest)
             sizes.add(route.object.size)
             rows.append(
-                _audit_clip(
-                    route, clip, trace, n0=n0, n=n, alpha=alpha, bound=bound, seed=seed, draws=draws
-                )
+                _audit_clip(route, clip, trace, n0=n0, n=n, alpha=alpha, bound=bound, seed=seed, draws=draws)
             )
     flags = _merge(rows)
     if len(sizes) > 1:
@@ -182,7 +180,7 @@ def _audit_clip(
     ceiling = bounds.monte_carlo_ceiling(sigma, n, alpha, bound)
     norm = float(torch.linalg.vector_norm(trace[-1]))
     try:
-        file = carry(route, trace, ceiling, "file")
+        file = carry(route, trace, ceiling, "file", exact=clip.exact)
     except TransportError:
         file = None
     best = Certificate(

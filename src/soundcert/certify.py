@@ -37,6 +37,7 @@ class _Origin:
 
     route: Route
     points: Sequence[Tensor]
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Certificate:
         radius = self._certified("radius to carry")
         if self._origin is None:
             raise TransportError("this certificate was read from a file: load its clip and certify it again")
-        return carry(self._origin.route, self._origin.points, radius, name)
+        return carry(self._origin.route, self._origin.points, radius, name, exact=self._origin.exact)
 
     def views(self) -> dict[str, float]:
         """Return the radius in every unit that can be stated for this object (see `radius_views`)."""
@@ -451,7 +452,7 @@ def _conclude(
         rate=route.object.rate,
         lsb=clip.lsb,
         _radius=radius,
-        _origin=_Origin(route, trace),
+        _origin=_Origin(route, trace, clip.exact),
     )
     return replace(certificate, contract=fill_contract(certificate, route, trace, clip.digest, seed))
 

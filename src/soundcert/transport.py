@@ -59,11 +59,15 @@ def rounding_allowance(v: Tensor, radius: float) -> float:
     return (_ROUNDING + _FRONT) * (2 * norm + radius) + 2 * per_point
 
 
-def carry(route: Route, points: Sequence[Tensor], radius: float, name: str = "file") -> Transported:
+def carry(
+    route: Route, points: Sequence[Tensor], radius: float, name: str = "file", *, exact: bool = False
+) -> Transported:
     """Pull `radius` at the certified object back to the first space called `name` (or to the file).
 
     points: the clip before each stage of the front and after the last, as `Pipeline.front_trace`
-    returns them. Raises TransportError where a stage has no proven bound.
+    returns them. exact: every file of this format is exact in float32 (integers of 24 bits at most), so
+    that a pipeline without a front rounds nothing. name="object" gives the raw radius, which is about
+    the object as the model hears it, in float32. Raises TransportError where a stage has no proven bound.
     """
     names = [space.name for space in route.spaces[: route.noise_index + 1]]
     if name not in ("file", "object", *names):
@@ -72,7 +76,7 @@ def carry(route: Route, points: Sequence[Tensor], radius: float, name: str = "fi
     stop = route.noise_index if name == "object" else (0 if name == "file" else names.index(name))
     current = radius
     chain = [Step("certificate", names[-1], radius)]
-    if stop < route.noise_index and route.front:
+    if name != "object" and not (exact and not route.front):
         current = max(0.0, radius - rounding_allowance(points[-1], radius))
         chain.append(Step("float32 rounding of the object", names[-1], current))
     for index in range(route.noise_index - 1, stop - 1, -1):

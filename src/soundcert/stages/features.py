@@ -179,7 +179,9 @@ def _log_mel(stage: LogMel | Mfcc, x: Tensor) -> Tensor:
     key = (stage.rate, stage.n_fft, stage.n_mels, stage.f_min, stage.f_max, stage.mel_scale, stage.mel_norm)
     if stage.power == 2.0:
         # One product sums real and imaginary squares and applies the filters.
-        bands = torch.matmul(_square(_stft(stage, x)).flatten(-2), _tensor("mel pairs", key, x.dtype, x.device))
+        bands = torch.matmul(
+            _square(_stft(stage, x)).flatten(-2), _tensor("mel pairs", key, x.dtype, x.device)
+        )
     else:
         bands = torch.matmul(_spectrum(stage, x), _tensor("mel", key, x.dtype, x.device))
     bands = bands + stage.floor if stage.floor_mode == "add" else bands.clamp(min=stage.floor)

@@ -19,6 +19,7 @@ from soundcert.spaces import Space
 from soundcert.stages.base import INWARD, Stage, per_row, register, require, row_norm, waveform_only
 
 FloorMode = Literal["max", "sqrt", "add"]
+_SMALLEST = 1e-150
 
 
 @register("fixed_gain")
@@ -53,7 +54,7 @@ class FixedGain(Stage):
         return before.evolve(name="waveform", unit="full scale × fixed gain", gain=True)
 
     def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
-        return radius * (INWARD / abs(self.value))
+        return radius / abs(self.value) * INWARD
 
     def gain(self, x: Tensor) -> Tensor:
         return torch.full((len(x),), self.value, dtype=x.dtype)
@@ -73,21 +74,30 @@ def sphere_pull_back(norm: Tensor, radius: Tensor, scale: float, floor: float, m
     attained by the δ that makes u + δ tangent to the ball; for √2·c ≤ R < 2c every δ shorter than ‖u‖
     stays within a right angle, r = ‖u‖; for R ≥ 2c, the sphere's diameter, there is no limit.
 
-    Floors. "max", c·u/max(‖u‖, m): the map is c/m times the projection on the ball of radius m, so it is
-    c/m-Lipschitz, r = R·m/c, everywhere; where ‖u‖ ≥ m the angle bound holds as well, since replacing
-    an image inside the sphere by its radial projection changes no angle and r ≤ ‖u‖·sin θ keeps every
-    image within θ of u, and the cone's part of the ball that is within r of u maps within 2c·sin(θ/2).
-    "sqrt", c·u/√(‖u‖² + m²): the plain map on (u, m) in one dimension more, then a projection:
-    √(‖u‖² + m²) in place of ‖u‖. "add", c·u/(‖u‖ + m): a contraction towards 0 of the plain map's image,
-    by a factor that changes by less than the angle bound allows: ‖u‖ is kept.
+    Floors, with y = u + δ and n = ‖u‖. "max", c·u/max(n, m), and "add", c·u/(n + m), are c/m-Lipschitz,
+    so R·m/c holds everywhere.
+    "max" where n ≥ m: T(y) = c·t·ŷ with t = min(1, ‖y‖/m) between ‖y‖/n and 1, or 1. ‖û − t·ŷ‖ is convex
+    in t, so it is largest at an end: at most r/n at t = ‖y‖/n, and 2·sin(θ/2) at t = 1; both are ≤ R/c.
+    "add": with a = n/(n + m), T(u) = c·a·û and T(y) = c·a·t·ŷ with t between ‖y‖/n and 1; by the same
+    convexity the distance is at most c·a·max(r/n, 2·sin(θ/2)), so R/a takes the place of R.
+    "sqrt", c·u/√(n² + m²): the plain map of (u, m) in one dimension more, then a projection: √(n² + m²)
+    in place of n.
     """
-    ratio = (radius / (2 * scale)).clamp(max=1.0)
     length = torch.sqrt(norm**2 + floor**2) if mode == "sqrt" else norm
+    within = radius * ((norm + floor) / norm.clamp(min=_SMALLEST)) if mode == "add" else radius
+    ratio = (within / (2 * scale)).clamp(max=1.0)
     angle = torch.where(ratio < math.sqrt(0.5), torch.sin(2 * torch.arcsin(ratio)), 1.0)
+    # Squares under- or overflow beyond this range; no radius is claimed there.
+    length = torch.where((length > _SMALLEST) & (length < 1 / _SMALLEST), length, 0.0)
     out = length * angle
-    if mode == "max" and floor > 0:
-        out = torch.where(norm >= floor, out, radius * (floor / scale))
-    return torch.where(radius >= 2 * scale, math.inf, out * INWARD)
+    if floor > 0 and mode != "sqrt":
+        lipschitz = radius * (floor / scale)
+        out = (
+            torch.maximum(out, lipschitz)
+            if mode == "add"
+            else torch.where(norm >= floor, torch.maximum(out, lipschitz), lipschitz)
+        )
+    return torch.where(radius * INWARD >= 2 * scale, math.inf, out * INWARD)
 
 
 def _floored(norm: Tensor, floor: float, mode: FloorMode, stage: Stage) -> Tensor:
@@ -166,7 +176,9 @@ class Standardize(Stage):
         require(self.floor_mode in ("max", "sqrt", "add"), self, "floor_mode", "'max', 'sqrt' or 'add'")
 
     def _centred(self, x: Tensor) -> Tensor:
+        # Twice: the rounding of a mean much larger than the deviation would count as deviation.
         flat = x.flatten(1)
+        flat = flat - flat.mean(dim=1, keepdim=True)
         return flat - flat.mean(dim=1, keepdim=True)
 
     def gain(self, x: Tensor) -> Tensor:
@@ -220,10 +232,12 @@ class PeakNormalize(Stage):
         With y = x + δ, m′ = ‖y‖_∞ and g = m − m′: y/m′ − x/m = (δ + x·g/m)/m′. For g > 0 (the peak falls)
         the peak sample alone has |δ_i| ≥ g, and ‖δ + xg/m‖ ≤ r‖x‖/m, m′ ≥ m − r, so the image moves by
         at most p·r‖x‖/(m(m − r)); this is ≤ R for r as given. The rising case follows by exchanging
-        x and y. Tight to first order.
+        x and y, since (‖x‖ + r)(m − r) ≤ ‖x‖·m where m ≤ ‖x‖. Tight to first order.
         """
         m = x.flatten(1).abs().amax(dim=1)
-        return radius * m**2 / (radius * m + self.target * row_norm(x)) * INWARD
+        # Written with the crest factor, so that neither a huge R nor a tiny m over- or underflows.
+        crest = row_norm(x / per_row(m, x))
+        return torch.where(m > 0, m / (1 + self.target * crest / radius) * INWARD, 0.0)
 
     def words(self) -> str:
         return f"each clip scaled to peak {self.target:g}"

@@ -86,9 +86,12 @@ class Quantize(Stage):
         root = math.sqrt(flat.shape[1])
         offset = (flat - torch.round(flat)).abs()
         on_lattice = (offset == 0).all(dim=1)
+        # x/Δ is rounded where Δ is no power of two, and x itself by the stages above: leave that as room.
+        largest = flat.abs().amax(dim=1)
+        radius = radius - 2e-15 * largest * self.delta * root
         general = radius - self.delta * root
         lattice = torch.maximum(radius / 2, radius - self.delta * root / 2)
-        still = (0.5 - offset).amin(dim=1) * self.delta * (1 - 1e-9)
+        still = ((0.5 - offset).amin(dim=1) - 1e-12 * largest) * self.delta * (1 - 1e-9)
         best = torch.where(on_lattice, lattice, general)
         return torch.maximum(best, still).clamp(min=0.0) * INWARD
 

@@ -235,6 +235,8 @@ class RemoveOffset(Stage):
     family = "shape"
 
     def __call__(self, x: Tensor) -> Tensor:
+        # Twice, so that the rounding of a mean much larger than the signal is removed as well.
+        x = x - x.mean(dim=-1, keepdim=True)
         return x - x.mean(dim=-1, keepdim=True)
 
     def space(self, before: Space) -> Space:
