@@ -449,9 +449,11 @@ class Viewed(nn.Module):
 
 
 @pytest.mark.xfail(strict=True, reason="view fails on channels-last activations, and optimise lets it escape")
-def test_a_network_that_the_new_layout_breaks_is_returned_as_it_is():
+def test_a_network_that_the_new_layout_breaks_still_runs():
     network = Viewed().eval()
-    assert optimise(network, images(1, 1, 8, 8)) is network
+    fast = optimise(network, images(1, 1, 8, 8))
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(images(2, 1, 8, 8)), network(images(2, 1, 8, 8)))
 
 
 @pytest.mark.xfail(strict=True, reason="features come out transposed, and view wants them in one piece")
