@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from soundcert.data import DataConfig
 from soundcert.errors import ConfigError, did_you_mean
@@ -24,10 +24,21 @@ MAX_CONFIG_BYTES = 1_000_000
 StageSpec = str | Mapping[str, Mapping[str, Any] | None]
 
 
-class CertifyConfig(BaseModel):
-    """How certificates are sampled."""
+class _Numbers(BaseModel):
+    """A block of numbers: YAML's true and on are not taken for 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("must not be true or false (in YAML, yes, no, on and off are truth values)")
+        return value
+
+
+class CertifyConfig(_Numbers):
+    """How certificates are sampled."""
 
     n0: int = Field(100, ge=1, description="noisy draws that select the class")
     n: int = Field(10_000, ge=1, description="fresh noisy draws that bound its probability")
@@ -41,10 +52,8 @@ class CertifyConfig(BaseModel):
     )
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(_Numbers):
     """How the model is trained: with the certifying pipeline, the noise in its own place."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(30, ge=1, description="passes over the training clips, at most")
     batch: int = Field(64, ge=2, description="clips a step")
@@ -114,6 +123,20 @@ def _owner(model: type[BaseModel] | None, path: Iterable[int | str]) -> type[Bas
     return model
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe, and strict: of two equal keys the last would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"the key {key.value!r} is given twice (line {line})")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML or JSON mapping safely."""
     if not path.is_file():
@@ -121,7 +144,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path} is larger than a config can be ({MAX_CONFIG_BYTES} bytes)")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -170,6 +193,11 @@ def _build(spec: StageSpec, number: int, base: Path | None, training: bool) -> S
     for field in fields:
         if field not in known:
             raise ConfigError(f"{where} ({name}): unknown field {field!r}{did_you_mean(str(field), known)}")
+        if isinstance(fields[field], bool):
+            raise ConfigError(
+                f"{where} ({name}): {field} must not be true or false, got {fields[field]!r} "
+                "(in YAML, yes, no, on and off are truth values)"
+            )
     if cls is Model:
         fields = _resolve_weights(fields, base, training)
     try:

@@ -95,7 +95,7 @@ class Contract:
                 "Not directly about the file's samples: the steps before the noise stand in between. "
                 "in_space('file') gives what can be proven there."
             )
-        if "per clip" in self.gain_policy and self.about_waveform:
+        if "per clip, before the noise" in self.gain_policy and self.about_waveform:
             out.append(
                 "The gain is computed from each clip and held: the radius is in units of the scaled clip, so "
                 "the same radius is a smaller change of a quiet file."

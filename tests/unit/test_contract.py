@@ -238,7 +238,6 @@ def test_the_three_kinds_of_the_paper_differ_by_one_line():
     assert kinds == [FIXED, FEATURE, POST]
 
 
-@pytest.mark.xfail(strict=True, reason="what bind learns from a file (its rate) enters the description")
 def test_every_clip_of_a_run_has_one_contract_whatever_its_shape():
     # Nothing to mix, resample or cut in one clip, all three in the other.
     stages = (Mono(), Resample(8000), Fit(samples=400), NOISE, MODEL)
@@ -443,7 +442,6 @@ def test_a_post_processed_contract_tells_the_changes():
     assert "that the model hears" not in untouched
 
 
-@pytest.mark.xfail(strict=True, reason="'per clip' is looked for in the whole gain policy")
 @pytest.mark.parametrize("gain", [PeakNormalize(), RmsNormalize(), Standardize()], ids=lambda s: s.name)
 def test_a_gain_below_the_noise_does_not_put_the_radius_in_scaled_units(gain):
     # The radius is in the file's own unit: nothing is scaled before the noise.

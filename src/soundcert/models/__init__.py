@@ -1,6 +1,6 @@
 """Reference networks, weight files and the bundled zoo."""
 
-from soundcert.models.networks import NETWORKS, build_network
+from soundcert.models.networks import NETWORKS, build_network, check_network
 from soundcert.models.optimise import optimise
 from soundcert.models.weights import LoadedModel, bundled, load_weights, save_weights
 
@@ -9,6 +9,7 @@ __all__ = [
     "LoadedModel",
     "build_network",
     "bundled",
+    "check_network",
     "load_weights",
     "optimise",
     "save_weights",

@@ -91,13 +91,20 @@ def event_cnn(classes: int, *, width: int = 32, dropout: float = 0.2) -> nn.Sequ
 NETWORKS: Mapping[str, Callable[..., nn.Sequential]] = {"ds_cnn": ds_cnn, "event_cnn": event_cnn}
 
 
-def build_network(name: str, classes: int, options: Mapping[str, Any] | None = None) -> nn.Sequential:
-    """Build a reference network by name with freshly initialised weights."""
+def check_network(name: str, options: Mapping[str, Any] | None = None) -> None:
+    """Raise ConfigError unless the network and its options are known."""
     if name not in NETWORKS:
         raise ConfigError(f"unknown network {name!r}{did_you_mean(name, NETWORKS)}")
-    make = NETWORKS[name]
-    known = set(inspect.signature(make).parameters) - {"classes"}
+    known = set(inspect.signature(NETWORKS[name]).parameters) - {"classes"}
     for option in options or {}:
         if option not in known:
             raise ConfigError(f"network {name!r} has no option {option!r}{did_you_mean(option, known)}")
-    return make(classes, **dict(options or {}))
+
+
+def build_network(name: str, classes: int, options: Mapping[str, Any] | None = None) -> nn.Sequential:
+    """Build a reference network by name with freshly initialised weights."""
+    check_network(name, options)
+    try:
+        return NETWORKS[name](classes, **dict(options or {}))
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise ConfigError(f"network {name!r} cannot be built with options {dict(options or {})}: {error}") from None

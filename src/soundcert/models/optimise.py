@@ -19,13 +19,18 @@ def optimise(module: nn.Module, example: Tensor) -> nn.Module:
     weights are laid out channels-last. The copy is used only if its logits on `example`
     `(batch, *shape)` agree with the original's to TOLERANCE of their spread.
     """
-    fast = copy.deepcopy(module)
-    for parent in fast.modules():
-        if isinstance(parent, nn.Sequential):
-            _fold(parent)
-    fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.inference_mode():
-        expected, got = module(example), fast(example)
+        expected = module(example.clone())
+        try:
+            fast = copy.deepcopy(module)
+            for parent in fast.modules():
+                if isinstance(parent, nn.Sequential):
+                    _fold(parent)
+            fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            got = fast(example.clone())
+        except (RuntimeError, TypeError, ValueError):
+            # Some networks cannot be copied, or view activations in a way that another layout breaks.
+            return module
     if not isinstance(expected, Tensor) or expected.shape != got.shape:
         return module
     spread = float((expected - expected.mean()).abs().max()) + 1e-12

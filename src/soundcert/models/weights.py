@@ -7,7 +7,6 @@ anything that needs unpickling is refused.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from soundcert.errors import ConfigError, ModelError
@@ -73,6 +73,29 @@ def save_weights(
     partial.replace(path)
 
 
+class _Header(BaseModel):
+    """What a weight file of ours says of itself."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    network: str
+    options: dict[str, int | float] = {}
+    labels: list[str]
+    meta: dict[str, Any] = {}
+
+
+def _header(path: Path, text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        values = json.loads(text)
+        if isinstance(values, dict) and values.get("format") != FORMAT:
+            raise ModelError(f"{path} has format {values.get('format')!r}; this version reads {FORMAT}")
+        return _Header.model_validate(values).model_dump()
+    except (ValueError, RecursionError):
+        raise ModelError(f"{path} has a header that soundcert did not write: save it again with save_weights") from None
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
@@ -80,16 +103,18 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelError(f"no weights at {path}: train them with `soundcert train`, or correct the path")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            header = _header(path, (file.metadata() or {}).get(HEADER))
             return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118
     except SafetensorError:
         pass
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        # From the open file: by its name torch would hand *.safetensors to another reader.
+        with path.open("rb") as handle:
+            state = torch.load(handle, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise ModelError(
-            f"{path} is not a safetensors file nor a plain tensor dictionary; pickled objects run code "
-            "when read and are refused: save the state dict with safetensors.torch.save_file"
+            f"{path} is not a safetensors file nor a plain tensor dictionary (damaged, or pickled); pickled objects "
+            "run code when read and are refused: save the state dict with safetensors.torch.save_file"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{path} does not hold a dictionary of tensors; save the model's state_dict()")
@@ -109,8 +134,6 @@ def load_weights(
     do, they must agree.
     """
     state, header = _read(path)
-    if header and header.get("format") != FORMAT:
-        raise ModelError(f"{path} has format {header.get('format')!r}; this version reads {FORMAT}")
     for what, given in (("network", network), ("labels", list(labels) if labels else None)):
         if given is not None and what in header and header[what] != given:
             raise ConfigError(f"{path} was made with {what} {header[what]!r}, but the config says {given!r}")

@@ -208,7 +208,7 @@ class Spectrogram(Stage):
         _check_spectral(self)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _spectrum(self, x).transpose(1, 2)
+        return _spectrum(self, x).transpose(1, 2).contiguous()
 
     def space(self, before: Space) -> Space:
         name = "power spectrogram" if self.power == 2.0 else "magnitude spectrogram"
@@ -251,7 +251,7 @@ class LogMel(Stage):
         _check_log(self)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _log_mel(self, x).transpose(1, 2)
+        return _log_mel(self, x).transpose(1, 2).contiguous()
 
     def space(self, before: Space) -> Space:
         unit = "nats" if self.log == "ln" else "dB"
@@ -312,7 +312,7 @@ class Mfcc(Stage):
 
     def __call__(self, x: Tensor) -> Tensor:
         dct = _tensor("dct", (self.n_mfcc, self.n_mels, self.lifter), x.dtype, x.device)
-        return torch.matmul(_log_mel(self, x), dct).transpose(1, 2)
+        return torch.matmul(_log_mel(self, x), dct).transpose(1, 2).contiguous()
 
     def space(self, before: Space) -> Space:
         unit = "cepstral nats" if self.log == "ln" else "cepstral dB"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from soundcert.errors import ConfigError, ModelError
-from soundcert.models import build_network, bundled, load_weights
+from soundcert.models import build_network, bundled, check_network, load_weights
 from soundcert.models.weights import state_digest
 from soundcert.spaces import Space
 from soundcert.stages.base import Stage, register
@@ -46,6 +46,8 @@ class Model(Stage):
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
+        if self.network is not None:
+            check_network(self.network, self.options)
         if self.labels is not None:
             put("labels", tuple(str(label) for label in self.labels))
             if len(set(self.labels)) != len(self.labels):

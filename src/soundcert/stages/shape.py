@@ -7,7 +7,7 @@ radius R is pulled back to R/L with L ≥ ‖A‖₂ proven, since ‖Aδ‖ ≤
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, Self
 
@@ -64,7 +64,7 @@ class Resample(Stage):
     method: Literal["sinc", "soxr"] = "sinc"
     zeros: int = 24
     rolloff: float = 0.945
-    source_rate: int | None = None
+    source_rate: int | None = field(default=None, repr=False)
 
     family = "shape"
 
@@ -185,7 +185,7 @@ class Fit(Stage):
     seconds: float | None = None
     samples: int | None = None
     place: Literal["start", "center"] = "center"
-    rate: int | None = None
+    rate: int | None = field(default=None, repr=False)
 
     family = "shape"
 
