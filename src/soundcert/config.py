@@ -64,6 +64,7 @@ class TrainConfig(_Numbers):
     mix: float = Field(
         0.0, ge=0, description="Beta parameter of mixup (arXiv 1710.09412), clips mixed in pairs; 0 for none"
     )
+    speed: float = Field(0.0, ge=0, lt=0.5, description="largest random change of speed, as a share")
     warm_up: int = Field(0, ge=0, description="epochs over which the noise grows to σ (a curriculum)")
     patience: int = Field(10, ge=1, description="epochs without a better validation score before stopping")
     validation_draws: int = Field(4, ge=1, description="noisy draws a validation clip")

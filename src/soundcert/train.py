@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from soundcert.audio import load_clip
 from soundcert.config import Config, TrainConfig
@@ -98,13 +99,13 @@ def _weights_of(config: Config, base: Path) -> Path:
 
 
 def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[list[Item], list[Item]]:
-    if settings.validation is not None:
-        chosen, valid = data, settings.validation
-    elif data.source in ("esc10", "esc50"):
-        raise ConfigError("train: name the validation folds: `train: {validation: {source: …, folds: […]}}`")
-    else:
-        chosen = data.model_copy(update={"split": "training"})
-        valid = data.model_copy(update={"split": "validation", "limit": None})
+    if None in (settings.clips, settings.validation) and data.source not in ("speech_commands", "manifest"):
+        raise ConfigError(
+            f"train: data of source {data.source!r} has no splits: name `clips` and `validation` under `train`, "
+            "such as {source: esc10, root: …, folds: [3, 4, 5]}"
+        )
+    chosen = settings.clips or data.model_copy(update={"split": "training"})
+    valid = settings.validation or data.model_copy(update={"split": "validation", "limit": None})
     items = load_items(chosen, base)
     for more in settings.extra:
         items += load_items(more, base)
@@ -249,7 +250,7 @@ class _Trainer:
             rows = order[start : start + settings.batch]
             if len(rows) < 2:  # batch normalisation needs two
                 continue
-            batch = _shifted(self.train_set.objects[rows], settings.shift, rng)
+            batch = _augmented(self.train_set.objects[rows], settings.shift, settings.speed, rng)
             targets = self.train_set.targets[rows]
             partner = torch.from_numpy(rng.permutation(len(rows)))
             share = float(rng.beta(settings.mix, settings.mix)) if settings.mix else 1.0
@@ -324,17 +325,22 @@ class _Trainer:
         return int(state["epoch"]), float(state["best"]), int(state["best_epoch"])
 
 
-def _shifted(batch: Tensor, share: float, rng: np.random.Generator) -> Tensor:
-    """Shift each row in time by up to `share` of its length, zeros moving in."""
-    limit = int(share * batch.shape[-1])
-    if limit == 0:
+def _augmented(batch: Tensor, shift: float, speed: float, rng: np.random.Generator) -> Tensor:
+    """Stretch each row in time by up to `speed` and move it by up to `shift` of its length, zeros moving in."""
+    length = batch.shape[-1]
+    limit = int(shift * length)
+    if limit == 0 and speed == 0:
         return batch
     out = torch.zeros_like(batch)
-    for row, source, shift in zip(out, batch, rng.integers(-limit, limit + 1, len(batch)), strict=True):
-        if shift > 0:
-            row[..., shift:] = source[..., :-shift]
-        elif shift < 0:
-            row[..., :shift] = source[..., -shift:]
-        else:
-            row[...] = source
+    factors = 1 + rng.uniform(-speed, speed, len(batch))
+    moves = rng.integers(-limit, limit + 1, len(batch))
+    for row, source, factor, move in zip(out, batch, factors, moves, strict=True):
+        lines = source.reshape(1, -1, length)
+        if speed:
+            lines = F.interpolate(
+                lines, size=max(1, round(length * factor)), mode="linear", align_corners=False
+            )
+        start = (length - lines.shape[-1]) // 2 + int(move)
+        first, last = max(0, start), min(length, start + lines.shape[-1])
+        row.reshape(-1, length)[:, first:last] = lines[0, :, first - start : last - start]
     return out

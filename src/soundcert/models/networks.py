@@ -107,4 +107,6 @@ def build_network(name: str, classes: int, options: Mapping[str, Any] | None = N
     try:
         return NETWORKS[name](classes, **dict(options or {}))
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise ConfigError(f"network {name!r} cannot be built with options {dict(options or {})}: {error}") from None
+        raise ConfigError(
+            f"network {name!r} cannot be built with options {dict(options or {})}: {error}"
+        ) from None

@@ -93,7 +93,9 @@ def _header(path: Path, text: str | None) -> dict[str, Any]:
             raise ModelError(f"{path} has format {values.get('format')!r}; this version reads {FORMAT}")
         return _Header.model_validate(values).model_dump()
     except (ValueError, RecursionError):
-        raise ModelError(f"{path} has a header that soundcert did not write: save it again with save_weights") from None
+        raise ModelError(
+            f"{path} has a header that soundcert did not write: save it again with save_weights"
+        ) from None
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
