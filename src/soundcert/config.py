@@ -69,8 +69,11 @@ class TrainConfig(_Numbers):
     patience: int = Field(10, ge=1, description="epochs without a better validation score before stopping")
     validation_draws: int = Field(4, ge=1, description="noisy draws a validation clip")
     seed: int = Field(0, ge=0, description="seed of initialisation, order, augmentation and noise")
+    clips: DataConfig | None = Field(
+        None, description="training clips; by default the data's split 'training'"
+    )
     validation: DataConfig | None = Field(
-        None, description="validation clips; by default the split 'validation'"
+        None, description="validation clips; by default the data's split 'validation'"
     )
     extra: tuple[DataConfig, ...] = Field((), description="more training clips, with the same labels")
 

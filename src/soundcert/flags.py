@@ -106,8 +106,8 @@ _KINDS = (
         "a feature object leaves the ball of its Monte-Carlo ceiling when the waveform is changed by white noise "
         "60 dB below the clip.",
         "Quiet bands of log features move by whole nats when almost nothing is added to the samples. The floor "
-        "decides how much: at 1e-10 a digital silence moves by twenty nats. A feature certificate then says "
-        "nothing about any audible or inaudible change of the waveform.",
+        "decides how much: at 1e-10 a digital silence moves by twenty nats. A feature certificate then does "
+        "not even cover white noise that nobody hears.",
         "Raise the floor (1 to 10 for 512-point power spectra of unit-RMS clips), train with it, and audit again.",
     ),
     FlagKind(
@@ -123,7 +123,7 @@ _KINDS = (
         "silent-clip",
         "warning",
         "A silent clip has no gain",
-        "all samples of a clip are zero.",
+        "all samples of a clip are zero, and no gain refuses it.",
         "A gain computed from it is undefined, and its SNR is meaningless.",
         "Leave the clip out, or give the gain stage a floor.",
     ),

@@ -28,7 +28,7 @@ from soundcert.errors import ConfigError, InputError
 from soundcert.models import save_weights
 from soundcert.pipeline import Pipeline
 from soundcert.randomness import NoiseKey, NoiseStream
-from soundcert.stages import Model, NoiseStage, Stage
+from soundcert.stages import Model, Stage
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,11 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class _Set:
+    """Certified objects `(clips, *shape)` in float32, their classes, and the stages below the noise, bound."""
+
     objects: Tensor
     targets: Tensor
+    base: tuple[Stage, ...]
 
 
 def train(
@@ -141,16 +144,19 @@ def _load(pipe: Pipeline, items: Sequence[Item], labels: Sequence[str]) -> tuple
     objects: list[Tensor] = []
     targets: list[int] = []
     bad: list[str] = []
+    below: tuple[Stage, ...] = ()
     for item in items:
         if item.label not in index:
             raise ConfigError(
                 f"train: clip {item.name} has label {item.label!r}, which the model does not name"
             )
         try:
-            v = pipe.object_of(load_clip(item.path, name=item.name)).float()
+            clip = load_clip(item.path, name=item.name)
+            v = pipe.object_of(clip).float()
         except InputError as error:
             bad.append(str(error))
             continue
+        below = below or pipe.route(clip.space).base
         if objects and v.shape != objects[0].shape:
             raise ConfigError(
                 f"train: clips reach the noise in different shapes, {tuple(objects[0].shape)} and "
@@ -160,7 +166,7 @@ def _load(pipe: Pipeline, items: Sequence[Item], labels: Sequence[str]) -> tuple
         targets.append(index[item.label])
     if not objects:
         raise InputError("train: no usable clip" + (f"; the first problem: {bad[0]}" if bad else ""))
-    return _Set(torch.stack(objects), torch.tensor(targets)), bad
+    return _Set(torch.stack(objects), torch.tensor(targets), below), bad
 
 
 class _Trainer:
@@ -182,8 +188,7 @@ class _Trainer:
         self.net = pipe.model.built(len(labels))
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.noise = pipe.noise
-        # All clips share the shape of the object by now; these stages need no binding to a file.
-        self.below: list[Stage] = [s for s in pipe.base if not isinstance(s, Model | NoiseStage)]
+        self.below = [stage for stage in train_set.base if not isinstance(stage, Model)]
         if any(s.family == "model" for s in pipe.front):
             raise ConfigError(
                 "train: train the model with its noise at the input or the features first; "

@@ -41,7 +41,7 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             accuracy_interval(len(good), len(labelled), CONFIDENCE_ALPHA, alpha)
         )
         out["certified_accuracy_at_radius"] = _curve_of_radii(good, len(labelled))
-        if all("snr_db" in r["views"] for r in good):
+        if good and all("snr_db" in r["views"] for r in good):
             out["certified_accuracy_at_snr_db"] = _curve_of_snr(good, len(labelled), "snr_db")
         if good and all("file_snr_db" in r["views"] for r in good):
             out["certified_accuracy_at_file_snr_db"] = _curve_of_snr(good, len(labelled), "file_snr_db")

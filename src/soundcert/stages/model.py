@@ -92,7 +92,9 @@ class Model(Stage):
                 f"the model {self.network!r} has no weights yet: run `soundcert train`, or give `weights`"
             )
         if isinstance(self.module, nn.Sequential) and (self.start is not None or self.stop is not None):
-            return self.module[self.start : self.stop]
+            part = self.module[self.start : self.stop]
+            part.training = self.module.training  # a slice is a new container, which starts in training mode
+            return part
         return self.module
 
     def built(self, classes: int) -> nn.Sequential:

@@ -210,7 +210,8 @@ class Fit(Stage):
         length = self.bind(before).length()
         if length == before.samples:
             return before
-        return before.evolve(name="waveform", shape=(*before.shape[:-1], length))
+        unit = f"{before.unit} before fit" if before.gain else before.unit
+        return before.evolve(name="waveform", shape=(*before.shape[:-1], length), unit=unit)
 
     def __call__(self, x: Tensor) -> Tensor:
         extra = self.length() - x.shape[-1]
