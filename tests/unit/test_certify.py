@@ -396,7 +396,6 @@ def test_weights_that_changed_are_certified_as_they_are_now():
     assert sc.certify(pipe, clip(), n=100).candidate != first.candidate
 
 
-@pytest.mark.xfail(strict=True, reason="the example for optimise is drawn from the global generator")
 def test_the_global_generator_is_left_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -591,11 +590,14 @@ def test_perturbations_of_the_file_within_the_carried_radius_stay_within_the_raw
 
 
 def test_a_radius_in_the_files_own_space_needs_no_chain():
-    certificate = sc.certify(plain(constant()), clip(), n=100)
+    certificate = sc.certify(plain(constant()), pcm(), n=100)
     assert certificate.contract.perturbation_location == "input"
     file = certificate.in_space("file")
     assert file.radius == certificate.radius
     assert file.snr_db == certificate.snr_db
+    # Samples of a float file are rounded on their way to the model, which PCM of 16 bits is not.
+    rounded = sc.certify(plain(constant()), clip(), n=100)
+    assert 0.999 * rounded.radius < rounded.in_space("file").radius < rounded.radius
     with pytest.raises(TransportError, match="no space 'log-mel'"):
         certificate.in_space("log-mel")
 
@@ -633,7 +635,6 @@ def test_a_certificate_read_back_cannot_be_carried():
 # --- latent ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a slice of a Sequential is a new container in training mode")
 def test_noise_between_two_parts_of_a_model_is_latent_smoothing():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(SIZE, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
