@@ -138,7 +138,9 @@ def check_one_sided(size: int, p: float, alpha: float, repetitions: int) -> None
     assert 0.99 * alpha < level <= alpha
     found = repeat(HalfSpace(size), t, repetitions, alpha=alpha)
     assert_within(violations(found, t), repetitions, alpha)
-    assert_attained(violations(found, t), repetitions, level)
+    # A selection of the other class, at which nothing is certified, takes its share off the violations.
+    selected = float(binom.sf(N0 // 2, N0, ndtr(t / SIGMA)))
+    assert_attained(violations(found, t), repetitions, selected * level)
     # Were the classifier's true radius smaller by a sixth, the certificates would be caught.
     assert_beyond(violations(found, t / 1.2), repetitions, alpha)
     assert all(c.candidate == "0" for c in found if c.status == "certified")
@@ -172,10 +174,11 @@ def check_tie(size: int, alpha: float, repetitions: int) -> None:
     assert_within(false, repetitions, alpha)
     assert_attained(false, repetitions, levels[n])
     assert {c.candidate for c in found} == {"0", "1"}
-    # Selecting on the sample that is counted doubles the violations, and is caught.
-    selected = (max(c.count, n - c.count) for c in found)
-    reused = sum(bounds.clopper_pearson_lower(k, n, alpha) > 0.5 for k in selected)
-    assert_beyond(reused, repetitions, alpha)
+    # Selecting on the sample that is counted doubles the violations, and is caught where there are enough.
+    if alpha * repetitions >= 100:
+        selected = (max(c.count, n - c.count) for c in found)
+        reused = sum(bounds.clopper_pearson_lower(k, n, alpha) > 0.5 for k in selected)
+        assert_beyond(reused, repetitions, alpha)
 
 
 def test_the_one_sided_bound_keeps_its_level_and_attains_it():
