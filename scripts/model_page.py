@@ -107,7 +107,10 @@ def page(all_facts: list[dict[str, Any]]) -> str:
             if key in s:
                 curve = "; ".join(f"{snr} dB: {v:.1%}" for snr, v in s[key].items())
                 parts.append(f"- Certified accuracy by {name}: {curve}.")
-        parts += ["- Training data: Speech Commands, CC BY 4.0 (Warden 2018); no audio of it is in this repository.", ""]
+        parts += [
+            "- Training data: Speech Commands, CC BY 4.0 (Warden 2018); no audio of it is in this repository.",
+            "",
+        ]
     return "\n".join(parts)
 
 
@@ -118,7 +121,9 @@ def main() -> int:
         return 2
     for facts in all_facts:
         if facts["model_digest"] != facts["run_model_digest"]:
-            print(f"{facts['name']}: the run was made with other weights than the bundled ones", file=sys.stderr)
+            print(
+                f"{facts['name']}: the run was made with other weights than the bundled ones", file=sys.stderr
+            )
             return 1
         (ROOT / "docs" / "results").mkdir(parents=True, exist_ok=True)
         write_json(ROOT / "docs" / "results" / f"{facts['name']}.json", facts)

@@ -68,7 +68,9 @@ def page(results: dict[str, dict[str, str]]) -> str:
         "| displacement, clip to [−1, 1] | "
         + " | ".join(r["clip"] for r in results.values())
         + " | 230 to 351 in all |",
-        "| displacement, peak to 1 | " + " | ".join(r["peak"] for r in results.values()) + " | 230 to 351 in all |",
+        "| displacement, peak to 1 | "
+        + " | ".join(r["peak"] for r in results.values())
+        + " | 230 to 351 in all |",
         "| sensitivity, clip | " + " | ".join(r["clip sensitivity"] for r in results.values()) + " | |",
         "| sensitivity, peak | " + " | ".join(r["peak sensitivity"] for r in results.values()) + " | |",
         "",
@@ -81,7 +83,9 @@ def page(results: dict[str, dict[str, str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with speech_commands and esc10")
     parser.add_argument("--every", type=int, default=1, help="take every k-th clip, for a quick look")
     parser.add_argument("--write", action="store_true", help="write docs/paper-numbers.md")

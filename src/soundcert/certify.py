@@ -10,22 +10,22 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from soundcert import bounds
 from soundcert.audio import Clip
 from soundcert.bounds import BoundName, format_down, format_up
 from soundcert.contract import Contract, read_contract
 from soundcert.diagnostics import burst_level_db, distortion_at, norm_ratio_db
-from soundcert.errors import AbstainedError, ConfigError, TransportError
+from soundcert.errors import AbstainedError, ConfigError, InputError, TransportError
+from soundcert.models.weights import state_digest
 from soundcert.pipeline import Pipeline, Route
 from soundcert.randomness import NoiseKey, Purpose, fresh_seed
 from soundcert.sampling import BaseClassifier, Job, count_votes
-from soundcert.spaces import Space
+from soundcert.stages import Model
 from soundcert.transport import Transported, carry
 
 Status = Literal["certified", "abstained"]
@@ -188,6 +188,8 @@ class Certificate:
                 lines.append(
                     f"Proven for the file's samples: radius {format_down(file.radius, significant=4)} (full scale), "
                     f"SNR {format_up(file.snr_db, decimals=2)} dB."
+                    if file.radius > 0
+                    else "For the file's samples nothing is proven: the chain leaves a radius of 0."
                 )
             except TransportError as error:
                 lines.append(f"For the file's samples nothing is proven: {error}.")
@@ -207,7 +209,7 @@ def radius_views(cert: Certificate, radius: float, file: Transported | None) -> 
     ℓ2 norm in quantisation steps of the file) where the radius is proven for the file's samples.
     """
     contract = cert.contract
-    out = {"r_over_sigma": radius / cert.sigma}
+    out = {"r_over_sigma": math.nextafter(radius / cert.sigma, 0.0)}
     if contract.about_waveform:
         out["snr_db"] = norm_ratio_db(cert.object_norm, radius)
         rms = cert.object_norm / math.sqrt(contract.dimension)
@@ -219,7 +221,7 @@ def radius_views(cert: Certificate, radius: float, file: Transported | None) -> 
         out["file_radius"] = file.radius
         out["file_snr_db"] = file.snr_db
         if cert.lsb:
-            out["file_lsb"] = file.radius / cert.lsb
+            out["file_lsb"] = math.nextafter(file.radius / cert.lsb, 0.0)
     return out
 
 
@@ -291,15 +293,23 @@ class SmoothedClassifier:
         self.pipe = pipe
         self._micro_batch = micro_batch
         self._workers = workers
-        self._bases: dict[Space, BaseClassifier] = {}
+        self._bases: dict[object, BaseClassifier] = {}
+        self._state: object = None
 
     def base(self, route: Route, v: Tensor, seed: int, digest: str) -> BaseClassifier:
         """Return the base classifier for objects of this route, checked the first time."""
-        if route.object not in self._bases:
+        key = NoiseKey(seed, "probe", digest)
+        # A network may be trained between two calls: what was prepared for other weights or modes is dropped.
+        modules = [s.module for s in route.stages if isinstance(s, Model) and isinstance(s.module, nn.Module)]
+        state = [(state_digest(m), any(part.training for part in m.modules())) for m in modules]
+        if state != self._state:
+            self._bases, self._state = {}, state
+        place = _place(route)
+        if place not in self._bases:
             base = BaseClassifier(route, self._micro_batch)
-            base.check_rows(v, NoiseKey(seed, "probe", digest))
-            self._bases[route.object] = base
-        return self._bases[route.object]
+            base.check_rows(v, key)
+            self._bases[place] = base
+        return self._bases[place]
 
     def certify(
         self,
@@ -330,7 +340,7 @@ class SmoothedClassifier:
             return []
         routes = [self.pipe.route(clip.space) for clip in clips]
         traces = [self.pipe.front_trace(clip) for clip in clips]
-        if len({route.object for route in routes}) > 1:
+        if len({_place(route) for route in routes}) > 1:
             raise ConfigError(
                 "certify_many: the clips' certified objects differ in shape; certify them one by one"
             )
@@ -382,6 +392,11 @@ class SmoothedClassifier:
         )
 
 
+def _place(route: Route) -> tuple[str, tuple[int, ...], int | None]:
+    """Return what the stages below the noise depend on: objects that share it can share a batch."""
+    return route.object.kind, route.object.shape, route.object.rate
+
+
 def check_budget(n0: int, n: int, alpha: float, bound: BoundName) -> None:
     """Refuse, before any pass, numbers with which no clip could ever be certified."""
     for name, value in (("n0", n0), ("n", n)):
@@ -399,6 +414,7 @@ def check_prediction(n: int, alpha: float) -> None:
     """Refuse, before any pass, numbers with which every prediction would abstain."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ConfigError(f"n must be a whole number from 1, got {n!r}")
+    bounds.minimum_samples(alpha)  # refuses what is no probability of error
     if bounds.binomial_two_sided_p(n, n) > alpha:
         needed = next(k for k in range(n, n + 4000) if bounds.binomial_two_sided_p(k, k) <= alpha)
         raise ConfigError(
@@ -466,9 +482,13 @@ def fill_contract(
         values["raw_radius"] = cert.radius
         values["snr_db" if cert.contract.about_waveform else "norm_ratio_db"] = cert.norm_ratio_db
     if cert.contract.post_noise and route.keeps_shape:
-        distortion = distortion_at(route, trace[-1], digest, draws=draws, seed=seed)
-        values["displacement"] = distortion.displacement
-        values["sensitivity"] = distortion.sensitivity
+        try:
+            distortion = distortion_at(route, trace[-1], digest, draws=draws, seed=seed)
+        except InputError:
+            pass  # no value at the clean clip (a gain of silence), and so no geometry
+        else:
+            values["displacement"] = distortion.displacement
+            values["sensitivity"] = distortion.sensitivity
     return cert.contract.for_clip(**values)
 
 
@@ -482,14 +502,16 @@ def front_gain(route: Route, trace: Sequence[Tensor]) -> float | None:
     return total
 
 
-_SMOOTHED: WeakKeyDictionary[Pipeline, SmoothedClassifier] = WeakKeyDictionary()
-
-
 def smoothed(pipe: Pipeline) -> SmoothedClassifier:
-    """Return the pipeline's smoothed classifier, made once."""
-    if pipe not in _SMOOTHED:
-        _SMOOTHED[pipe] = SmoothedClassifier(pipe)
-    return _SMOOTHED[pipe]
+    """Return the pipeline's smoothed classifier, made once and kept on the pipeline itself.
+
+    A weak dictionary would never let go: the classifier holds the pipeline that would be its key.
+    """
+    ready = vars(pipe).get("_smoothed")
+    if not isinstance(ready, SmoothedClassifier):
+        ready = SmoothedClassifier(pipe)
+        vars(pipe)["_smoothed"] = ready
+    return ready
 
 
 def certify(

@@ -49,7 +49,7 @@ class Transported:
     def snr_db(self) -> float:
         from soundcert.diagnostics import snr_db
 
-        return snr_db(self.norm, self.radius)
+        return snr_db(self.norm, self.radius) if self.radius > 0 else math.inf
 
 
 def rounding_allowance(v: Tensor, radius: float) -> float:

@@ -330,7 +330,6 @@ def test_a_model_in_training_mode_is_refused():
     assert sc.certify(plain(model.eval()), clip(), n=100).n == 100
 
 
-@pytest.mark.xfail(strict=True, reason="only the model below the noise is asked for its mode")
 def test_a_model_above_the_noise_in_training_mode_is_refused():
     above = nn.Sequential(nn.Linear(SIZE, 8), nn.Dropout(0.5), nn.Linear(8, 4))
     below = HalfSpaces(8)
@@ -338,7 +337,6 @@ def test_a_model_above_the_noise_in_training_mode_is_refused():
         sc.certify(Pipeline([Model(module=above, stop=2), GaussianNoise(SIGMA), below]), clip(), n=100)
 
 
-@pytest.mark.xfail(strict=True, reason="the shape is probed before the mode is asked for")
 def test_a_model_that_is_refused_is_left_as_it_was():
     model = nn.Sequential(nn.Linear(SIZE, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     before = model[1].running_mean.clone()
@@ -355,7 +353,6 @@ def test_a_silent_clip_is_refused_where_its_gain_is_undefined():
     assert sc.certify(floored, silent, n=100).status == "certified"
 
 
-@pytest.mark.xfail(strict=True, reason="the geometry of the clean clip is asked for, after all passes")
 def test_a_silent_clip_is_certified_where_only_the_noisy_copies_are_scaled():
     silent = sc.Clip.from_array(np.zeros(SIZE), 16_000, "silent")
     certificate = sc.certify(Pipeline([GaussianNoise(SIGMA), PeakNormalize(), constant()]), silent, n=100)
@@ -374,7 +371,6 @@ def test_a_peak_normalised_copy_is_certified_with_its_geometry():
 # --- caches ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the cached value holds its own key")
 def test_a_pipeline_that_nobody_holds_is_freed():
     pipe = plain()
     sc.certify(pipe, clip(), n=100)
@@ -384,7 +380,6 @@ def test_a_pipeline_that_nobody_holds_is_freed():
     assert gone() is None
 
 
-@pytest.mark.xfail(strict=True, reason="an optimised copy of the first weights is kept")
 def test_weights_that_changed_are_certified_as_they_are_now():
     model = nn.Linear(SIZE, 2).eval()
     pipe = plain(model)
@@ -423,7 +418,6 @@ def test_clips_of_different_lengths_are_refused_together_and_accepted_one_by_one
     assert [sc.certify(pipe, c, n=100).contract.dimension for c in clips] == [20, 30]
 
 
-@pytest.mark.xfail(strict=True, reason="the spaces differ in name alone: 'file' and 'waveform'")
 def test_clips_of_different_rates_that_meet_in_one_shape_are_packed():
     pipe = Pipeline([Resample(16_000), GaussianNoise(SIGMA), constant()])
     clips = [clip(0, 40, 16_000), clip(1, 20, 8000)]
@@ -613,7 +607,6 @@ def test_resampling_by_soxr_does_not_transport():
     assert sc.certify(pipe, clip(0, 80, 16_000), n=100).in_space("file").radius > 0  # nothing to resample
 
 
-@pytest.mark.xfail(strict=True, reason="the decibels of a radius of 0 are asked for")
 def test_a_radius_that_nothing_is_left_of_in_the_file_can_be_printed():
     # One sample stands on a decision edge of the quantiser, so no radius at all is proven there.
     samples = np.r_[2048, np.arange(SIZE - 1)].astype(np.int16)
@@ -711,9 +704,6 @@ def test_predictions_that_would_all_abstain_are_refused_before_any_pass():
     assert sc.predict(plain(constant()), clip(), n=11).status == "predicted"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="predict does not check alpha", raises=(StopIteration, pytest.fail.Exception)
-)
 @pytest.mark.parametrize("alpha", [0.0, -0.1, 1.0, 2.0, float("nan")])
 def test_an_alpha_that_is_no_probability_of_error_is_refused_by_predict(alpha):
     with pytest.raises(ConfigError, match="alpha"):

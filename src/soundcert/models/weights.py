@@ -163,6 +163,7 @@ def bundled(name: str) -> Path:
     folder = files("soundcert.models") / "zoo"
     path = Path(str(folder / f"{name}.safetensors"))
     if not path.is_file():
-        known = sorted(Path(str(p)).stem for p in folder.iterdir() if str(p).endswith(".safetensors"))
+        inside = folder.iterdir() if folder.is_dir() else ()
+        known = sorted(Path(str(p)).stem for p in inside if str(p).endswith(".safetensors"))
         raise ConfigError(f"no bundled model {name!r} (known: {', '.join(known) or 'none'})")
     return path

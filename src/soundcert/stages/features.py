@@ -171,7 +171,7 @@ def _tensor(make: str, args: tuple[object, ...], dtype: torch.dtype, device: tor
     matrix = dct_matrix(*args) if make == "dct" else mel_filters(*args)
     columns = np.repeat(matrix.T, 2, axis=0) if make == "mel pairs" else matrix.T
     with torch.inference_mode(False):
-        return torch.from_numpy(np.ascontiguousarray(columns)).to(device=device, dtype=dtype)
+        return torch.from_numpy(np.array(columns, order="C")).to(device=device, dtype=dtype)
 
 
 def _log_mel(stage: LogMel | Mfcc, x: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,19 @@ from soundcert.spaces import Space
 from soundcert.stages.base import Stage, register
 
 BUNDLED = "bundled:"
+
+
+@contextmanager
+def _evaluating(module: object) -> Iterator[None]:
+    """Put a module into evaluation mode for a probe, and every layer back into its own after it."""
+    modes = [(part, part.training) for part in module.modules()] if isinstance(module, nn.Module) else []
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, was in modes:
+            part.training = was
 
 
 @register("model")
@@ -109,7 +123,7 @@ class Model(Stage):
     def space(self, before: Space) -> Space:
         if self.module is None:
             return Space("logits", "logits", (len(self.labels or ()),), None, "logit")
-        with torch.inference_mode():
+        with torch.inference_mode(), _evaluating(self.module):
             probe = torch.zeros(2, *before.shape)
             try:
                 out = self(probe)
