@@ -176,15 +176,16 @@ def predict(
     Example: `soundcert predict kws.yaml yes.wav no.wav`
     """
     from soundcert.audio import load_clip
-    from soundcert.certify import smoothed
+    from soundcert.certify import check_prediction, smoothed
     from soundcert.pipeline import Pipeline
 
     pipe = Pipeline.from_yaml(config)
+    check_prediction(n, alpha)
     records: list[dict[str, Any]] = []
     for path in clips:
         try:
             answer = smoothed(pipe).predict(load_clip(path, name=str(path)), n=n, alpha=alpha, seed=seed)
-        except InputError as error:
+        except (InputError, ConfigError) as error:
             if len(clips) == 1:
                 raise
             records.append({"clip": str(path), "status": "failed", "reason": str(error)})

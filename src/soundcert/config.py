@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -84,7 +85,8 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: DataConfig | None = Field(None, description="the clips")
-    pipeline: list[str | dict[str, dict[str, Any] | None]] = Field(description="the stages, in order")
+    # Stages are checked by `build_stages`, whose messages say how they are written.
+    pipeline: list[Any] = Field(description="the stages, in order")
     certify: CertifyConfig = Field(default_factory=CertifyConfig)
     train: TrainConfig | None = Field(None, description="how to train the model")
 
@@ -112,9 +114,15 @@ def _first_mistake(error: pydantic.ValidationError, model: type[BaseModel] | Non
         owner = _owner(model, first["loc"][:-1])
         known = owner.model_fields if owner else ()
         return f"unknown field {place!r}{did_you_mean(str(first['loc'][-1]), known)}{more}"
-    got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+    got = "" if first["type"] == "missing" else f", got {_brief(first['input'])}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{place}: {message}{got}{more}" if place else f"{message}{got}{more}"
+
+
+def _brief(value: object) -> str:
+    # Not repr of the whole: YAML's aliases can make a small file hold an endless value.
+    text = reprlib.repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _owner(model: type[BaseModel] | None, path: Iterable[int | str]) -> type[BaseModel] | None:
@@ -184,11 +192,15 @@ def _build(spec: StageSpec, number: int, base: Path | None, training: bool) -> S
     where = f"pipeline, stage {number}"
     if isinstance(spec, str):
         name, fields = spec, {}
-    elif isinstance(spec, Mapping) and len(spec) == 1:
+    elif (
+        isinstance(spec, Mapping) and len(spec) == 1 and isinstance(next(iter(spec.values())), Mapping | None)
+    ):
         name, given = next(iter(spec.items()))
         fields = dict(given or {})
     else:
-        raise ConfigError(f"{where}: write one stage a line, as `- name: {{field: value}}`, got {spec!r}")
+        raise ConfigError(
+            f"{where}: write one stage a line, as `- name: {{field: value}}`, got {_brief(spec)}"
+        )
     try:
         cls = stage_class(str(name))
     except ConfigError as error:

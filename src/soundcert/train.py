@@ -75,6 +75,11 @@ def train(
         raise ConfigError("train: the pipeline must end with a model stage that names its `network`")
     target = out or _weights_of(config, base)
     folder = target.with_suffix(".training")
+    if any(stage.family == "model" for stage in pipe.front):
+        raise ConfigError(
+            "train: train the model with its noise at the input or the features first; "
+            "noise between two parts is for certifying"
+        )
     if folder.exists() and not resume:
         raise ConfigError(f"{folder} holds an unfinished or finished training: add --resume, or remove it")
     if target.exists() and not folder.exists():
@@ -85,7 +90,12 @@ def train(
     train_set, bad = _load(pipe, items, labels)
     valid_set, bad_valid = _load(pipe, validation, labels)
     torch.manual_seed(settings.seed)
-    trainer = _Trainer(pipe, labels, settings, train_set, valid_set, folder, _identity(config, labels, items))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror or error}; choose another --out") from None
+    identity = _identity(config, labels, items, validation)
+    trainer = _Trainer(pipe, labels, settings, train_set, valid_set, folder, identity)
     return trainer.run(target, resume, progress, (*bad, *bad_valid))
 
 
@@ -113,7 +123,7 @@ def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[l
     for more in settings.extra:
         items += load_items(more, base)
     validation = load_items(valid, base)
-    overlap = {i.path for i in items} & {i.path for i in validation}
+    overlap = {i.path.resolve() for i in items} & {i.path.resolve() for i in validation}
     if overlap:
         raise ConfigError(
             f"train: {len(overlap)} clips are in training and validation, such as {min(overlap)}"
@@ -125,16 +135,11 @@ def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[l
     return items, validation
 
 
-def _identity(config: Config, labels: Sequence[str], items: Sequence[Item]) -> str:
+def _identity(config: Config, labels: Sequence[str], *lists: Sequence[Item]) -> str:
     """Digest of everything that a resumed training must share with its beginning."""
-    text = json.dumps(
-        [
-            config.model_dump(mode="json", include={"data", "pipeline", "train"}),
-            list(labels),
-            [i.name for i in items],
-        ],
-        sort_keys=True,
-    )
+    settings = config.model_dump(mode="json", include={"data", "pipeline", "train"})
+    clips = [[[item.name, item.label] for item in items] for items in lists]
+    text = json.dumps([settings, list(labels), clips], sort_keys=True)
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -189,11 +194,6 @@ class _Trainer:
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.noise = pipe.noise
         self.below = [stage for stage in train_set.base if not isinstance(stage, Model)]
-        if any(s.family == "model" for s in pipe.front):
-            raise ConfigError(
-                "train: train the model with its noise at the input or the features first; "
-                "noise between two parts is for certifying"
-            )
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -214,19 +214,19 @@ class _Trainer:
         first, best, best_epoch = 0, -1.0, 0
         if resume and (self.folder / "checkpoint.pt").exists():
             first, best, best_epoch = self._restore()
-        epoch = first
-        for epoch in range(first, self.settings.epochs):
-            if epoch - best_epoch > self.settings.patience:
-                break
+        done = first
+        while done < self.settings.epochs and done - best_epoch <= self.settings.patience:
+            epoch = done
             clock = time.monotonic()
             loss = self._epoch(epoch)
             score = self._validate()
             if score > best:
                 best, best_epoch = score, epoch
                 self._save(self.folder / "best.safetensors", epoch, score)
-            self._checkpoint(epoch + 1, best, best_epoch)
+            done = epoch + 1
+            self._checkpoint(done, best, best_epoch)
             record = {
-                "epoch": epoch + 1,
+                "epoch": done,
                 "epochs": self.settings.epochs,
                 "loss": round(loss, 5),
                 "validation_accuracy": round(score, 5),
@@ -238,9 +238,7 @@ class _Trainer:
             if progress:
                 progress(record)
         target.write_bytes((self.folder / "best.safetensors").read_bytes())
-        return TrainResult(
-            target, self.labels, best_epoch + 1, epoch + 1, best, time.monotonic() - started, bad
-        )
+        return TrainResult(target, self.labels, best_epoch + 1, done, best, time.monotonic() - started, bad)
 
     def _epoch(self, epoch: int) -> float:
         settings = self.settings

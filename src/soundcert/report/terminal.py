@@ -176,9 +176,14 @@ def sources_view(sources: Sequence[tuple[SourceInfo, Sequence[str]]]) -> Rendera
     return Group(*parts)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # the command line ends quietly; rich would exit with 1
+
+
 def print_view(view: RenderableType) -> None:
     # Nothing is cut to the width of a pipe or a file.
-    console = Console()
+    console = _Console()
     if not console.is_terminal:
-        console = Console(width=100, no_color=True)
+        console = _Console(width=100, no_color=True)
     console.print(view)

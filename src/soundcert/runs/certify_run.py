@@ -15,15 +15,16 @@ from typing import Any
 import torch
 
 from soundcert.audio import Clip, load_clip
-from soundcert.certify import SmoothedClassifier, check_budget
+from soundcert.certify import SmoothedClassifier, check_budget, json_number
 from soundcert.config import CertifyConfig, Config
-from soundcert.contract import Contract, read_contract
+from soundcert.contract import read_contract
 from soundcert.data import Item
 from soundcert.errors import ConfigError, InputError, ModelError, SoundcertError, did_you_mean
-from soundcert.pipeline import Pipeline
+from soundcert.pipeline import Pipeline, Route
 from soundcert.runs.directory import RunDirectory, write_json
 from soundcert.runs.summary import summarise
 from soundcert.sampling import cpu_count
+from soundcert.transport import check_space
 
 # Clips whose whole budget is smaller than this share batches; larger ones are certified one by one, so
 # that each is on the disk as soon as it is done.
@@ -59,11 +60,26 @@ def certify_run(
     check_budget(budget.n0, budget.n, budget.alpha, budget.bound)
     check_labels(pipe, items)
     classifier = SmoothedClassifier(pipe, micro_batch=budget.micro_batch)
-    contract = _preflight(pipe, items)
+    route = _preflight(pipe, items)
+    contract = read_contract(route) if route else None
+    if route:
+        for name in report_in:
+            check_space(route, name)
     assert pipe.model is not None
+    # The weights count by their digest and not by where they lie.
+    stages = [
+        [name, {k: v for k, v in fields.items() if k != "weights"}]
+        for s in pipe.to_specs()
+        for name, fields in s.items()
+    ]
     identity = {
         "config": _digest(
-            {"pipeline": pipe.describe(), "certify": _sampling(budget), "report_in": list(report_in)}
+            {
+                "pipeline": stages,
+                "labels": list(pipe.labels or ()),
+                "certify": _sampling(budget),
+                "report_in": list(report_in),
+            }
         ),
         "model": pipe.model.digest or "a callable without digest",
         "data": _digest([[item.name, item.label] for item in items]),
@@ -103,7 +119,7 @@ def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:
             )
 
 
-def _preflight(pipe: Pipeline, items: Sequence[Item]) -> Contract | None:
+def _preflight(pipe: Pipeline, items: Sequence[Item]) -> Route | None:
     """Bind the pipeline to the first usable clip, so that a model that does not fit fails before sampling."""
     for item in items:
         try:
@@ -114,7 +130,7 @@ def _preflight(pipe: Pipeline, items: Sequence[Item]) -> Contract | None:
             raise
         except SoundcertError:
             continue
-        return read_contract(route)
+        return route
     return None
 
 
@@ -148,8 +164,8 @@ def _in_space(cert: Any, name: str) -> dict[str, Any]:
         there = cert.in_space(name)
     except SoundcertError as error:
         return {"proven": False, "reason": str(error)}
-    chain = [{"stage": s.stage, "space": s.space, "radius": s.radius} for s in there.chain]
-    return {"proven": True, "radius": there.radius, "norm": there.norm, "chain": chain}
+    chain = [{"stage": s.stage, "space": s.space, "radius": json_number(s.radius)} for s in there.chain]
+    return {"proven": True, "radius": json_number(there.radius), "norm": there.norm, "chain": chain}
 
 
 def _sampling(budget: CertifyConfig) -> dict[str, Any]:

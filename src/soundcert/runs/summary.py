@@ -64,8 +64,11 @@ def _curve_of_radii(good: Sequence[Mapping[str, Any]], total: int) -> dict[str, 
         return {}
     sigma = float(good[0]["sigma"])
     grid = [0.0, *(sigma * k / 2 for k in range(1, 8))]
+    # A key rounded up would claim more than was counted.
     return {
-        f"{r:.6g}": sum(g["radius"] > r if r == 0 else g["radius"] >= r for g in good) / total for r in grid
+        format_down(r, significant=6): sum(g["radius"] > r if r == 0 else g["radius"] >= r for g in good)
+        / total
+        for r in grid
     }
 
 
