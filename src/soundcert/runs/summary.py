@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from soundcert.bounds import accuracy_interval
+from soundcert.bounds import accuracy_interval, format_down
 
 SNR_GRID = (84, 60, 50, 45, 40, 35, 30, 25, 20)
 CONFIDENCE_ALPHA = 0.05
