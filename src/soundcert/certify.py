@@ -221,7 +221,7 @@ def radius_views(cert: Certificate, radius: float, file: Transported | None) -> 
         out["file_radius"] = file.radius
         out["file_snr_db"] = file.snr_db
         if cert.lsb:
-            out["file_lsb"] = math.nextafter(file.radius / cert.lsb, 0.0)
+            out["file_lsb"] = file.radius / cert.lsb  # exact: a step is a power of two
     return out
 
 

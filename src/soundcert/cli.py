@@ -171,7 +171,7 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Ask the deployed smoothed classifier, which may abstain (exit code 1 if it does or a file is bad).
+    """Ask the deployed smoothed classifier, which may abstain (exit code 1 if it does, or if some files are bad).
 
     Example: `soundcert predict kws.yaml yes.wav no.wav`
     """
@@ -322,7 +322,7 @@ def _load(config: Path, data: Path | None, limit: int | None, **certify: Any) ->
             update={"certify": validate(CertifyConfig, values, "the command line")}
         )
     if data is not None:
-        kind = "manifest" if data.suffix.lower() in (".csv", ".jsonl") else "folder"
+        kind = "manifest" if data.suffix.lower() in (".csv", ".jsonl", ".ndjson") else "folder"
         chosen = validate(DataConfig, {"source": kind, "root": data.resolve()}, "--data")
     elif settings.data is not None:
         chosen = settings.data

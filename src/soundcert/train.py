@@ -237,7 +237,9 @@ class _Trainer:
                 log.write(json.dumps(record) + "\n")
             if progress:
                 progress(record)
-        target.write_bytes((self.folder / "best.safetensors").read_bytes())
+        partial = target.with_suffix(target.suffix + ".part")
+        partial.write_bytes((self.folder / "best.safetensors").read_bytes())
+        partial.replace(target)
         return TrainResult(target, self.labels, best_epoch + 1, done, best, time.monotonic() - started, bad)
 
     def _epoch(self, epoch: int) -> float:

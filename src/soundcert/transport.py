@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from soundcert.errors import ConfigError, TransportError, did_you_mean
+from soundcert.errors import TransportError, did_you_mean
 from soundcert.pipeline import Route
 
 # Rounding to nearest in float32 moves a value x by at most 2^-24·|x| (or 2^-150 near zero).
@@ -60,10 +60,10 @@ def rounding_allowance(v: Tensor, radius: float) -> float:
 
 
 def check_space(route: Route, name: str) -> None:
-    """Raise ConfigError unless the pipeline has a space of this name at the noise or above it."""
+    """Raise TransportError unless the pipeline has a space of this name at the noise or above it."""
     known = dict.fromkeys(("file", *(s.name for s in route.spaces[: route.noise_index + 1]), "object"))
     if name not in known:
-        raise ConfigError(f"there is no space {name!r} above the noise{did_you_mean(name, known)}")
+        raise TransportError(f"there is no space {name!r} above the noise{did_you_mean(name, known)}")
 
 
 def carry(
@@ -74,8 +74,8 @@ def carry(
     points: the clip before each stage of the front and after the last, as `Pipeline.front_trace`
     returns them. exact: every file of this format is exact in float32 (integers of 24 bits at most), so
     that a pipeline without a front rounds nothing. name="object" gives the raw radius, which is about
-    the object as the model hears it, in float32. Raises ConfigError for a name that there is not,
-    TransportError where a stage has no proven bound.
+    the object as the model hears it, in float32. Raises TransportError for a name that there is
+    not, and where a stage has no proven bound.
     """
     check_space(route, name)
     names = [space.name for space in route.spaces[: route.noise_index + 1]]

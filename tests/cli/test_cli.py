@@ -368,9 +368,6 @@ def test_report_in_a_space_that_there_is_not_is_refused(cli, home):
     assert not (home / "run").exists()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="file_lsb of an endless radius is the largest float, and the median of two overflows"
-)
 def test_report_in_where_a_gain_forgets_the_perturbation(cli, home):
     # R ≥ 2·target·√d: no perturbation of the file can leave the ball.
     stages = [stage.replace("0.15", "2000") for stage in WAVEFORM]

@@ -21,6 +21,7 @@ from soundcert.spaces import Space
 from soundcert.stages.base import INWARD, Stage, register, require, waveform_only
 
 MAX_KERNEL = 20_000_000
+MAX_SAMPLES = 2**28
 
 
 @register("mono")
@@ -208,6 +209,8 @@ class Fit(Stage):
     def space(self, before: Space) -> Space:
         waveform_only(self, before)
         length = self.bind(before).length()
+        if length > MAX_SAMPLES:
+            raise ConfigError(f"fit: {length} samples are more than a clip can have ({MAX_SAMPLES})")
         if length == before.samples:
             return before
         unit = f"{before.unit} before fit" if before.gain else before.unit
