@@ -1,7 +1,7 @@
 """Write docs/models.md, and the README's table, from the run directories of the bundled models.
 
     soundcert certify configs/kws-waveform.yaml --out runs/kws-waveform --limit 300 --report-in file
-    soundcert certify configs/kws-features.yaml --out runs/kws-features --limit 300
+    soundcert certify configs/kws-features.yaml --out runs/kws-features --limit 300 --n 1000
     python scripts/model_page.py runs/kws-waveform runs/kws-features
 
 The runs' summaries are kept as docs/results/NAME.json.
@@ -54,21 +54,21 @@ def row(facts: dict[str, Any]) -> str:
     return (
         f"| `{facts['name']}` | {contract['kind']}, σ = {contract['sigma']:g} ({contract['unit']}) | "
         f"{s['smoothed_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {at} | {s['abstained']} of {s['clips']} | "
-        f"{format_down(s['median_radius'], significant=4)} ({scale}) | {s['saturated_share_of_certified']:.1%} |"
+        f"{format_down(s['median_radius'], significant=4)} ({scale}) | {s['saturated_share_of_certified']:.1%} | "
+        f"{s['smoothed_accuracy_over']} | {facts['certify']['n']} |"
     )
 
 
 def table(all_facts: list[dict[str, Any]]) -> str:
     c = all_facts[0]["certify"]
-    clips = all_facts[0]["summary"]["smoothed_accuracy_over"]
     return "\n".join(
         [
-            f"Ten words ({WORDS}; not the usual on/off/stop task) of Speech Commands, {clips} clips of the official "
-            f"testing split, n = {c['n']}, α = {c['alpha']:g}:",
+            f"Ten words ({WORDS}; not the usual on/off/stop task) of Speech Commands, a sample of the official testing "
+            f"split, α = {c['alpha']:g}:",
             "",
             "| model | contract | smoothed accuracy (95 % interval) | certified accuracy | abstained | "
-            "median radius | saturated |",
-            "|---|---|---|---|---|---|---|",
+            "median radius | saturated | clips | n |",
+            "|---|---|---|---|---|---|---|---|---|",
             *(row(f) for f in all_facts),
             "",
             "Abstentions count as wrong; medians are over certified and correct clips; saturated is the share of "
