@@ -1,7 +1,7 @@
 """Write docs/models.md, and the README's table, from the run directories of the bundled models.
 
     soundcert certify configs/kws-waveform.yaml --out runs/kws-waveform --limit 300 --report-in file
-    soundcert certify configs/kws-features.yaml --out runs/kws-features --limit 300 --n 1000
+    soundcert certify configs/kws-features.yaml --out runs/kws-features --limit 100 --n 1000
     python scripts/model_page.py runs/kws-waveform runs/kws-features
 
 The runs' summaries are kept as docs/results/NAME.json.
