@@ -33,7 +33,8 @@ import torch
 import soundcert as sc
 from soundcert.demo import demo_folder
 from soundcert.randomness import NoiseKey
-from soundcert.sampling import BaseClassifier, Job, count_votes
+from soundcert.classifier import BaseClassifier
+from soundcert.sampling import Job, count_votes
 from soundcert.stages.features import mel_filters
 
 BATCHES = (8, 16, 64, 400)

@@ -3,7 +3,9 @@
 from soundcert import bounds, diagnostics, stages
 from soundcert.audio import Clip, load_clip
 from soundcert.audit import Audit, audit
-from soundcert.certify import Certificate, Prediction, certify, predict
+from soundcert.certificate import Certificate, Prediction
+from soundcert.certify import certify, predict
+from soundcert.config import Budget, Decide, Estimate
 from soundcert.contract import Contract
 from soundcert.errors import SoundcertError
 from soundcert.pipeline import Pipeline
@@ -11,9 +13,12 @@ from soundcert.spaces import Space
 
 __all__ = [
     "Audit",
+    "Budget",
     "Certificate",
     "Clip",
     "Contract",
+    "Decide",
+    "Estimate",
     "Pipeline",
     "Prediction",
     "SoundcertError",

@@ -18,13 +18,15 @@ from torch import Tensor
 from soundcert import bounds
 from soundcert.audio import Clip
 from soundcert.bounds import BoundName
-from soundcert.certify import Certificate, check_budget, fill_contract, json_number, radius_views
+from soundcert.certificate import Certificate, json_number, radius_views
+from soundcert.certify import check_budget, fill_contract
+from soundcert.classifier import BaseClassifier
 from soundcert.contract import Contract, read_contract
 from soundcert.errors import ConfigError, InputError, ModelError, SoundcertError, TransportError
 from soundcert.flags import Flag
 from soundcert.pipeline import Pipeline, Route
 from soundcert.randomness import NoiseKey, NoiseStream
-from soundcert.sampling import BaseClassifier, cpu_count, single_threaded
+from soundcert.sampling import cpu_count, single_threaded
 from soundcert.stages import Clip as ClipStage
 from soundcert.stages import Fit, Quantize, Resample
 from soundcert.transport import carry

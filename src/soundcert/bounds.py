@@ -117,6 +117,15 @@ def radius_one_sided(p_lower: float, sigma: float) -> float | None:
     return _positive(scale * _quantile_down(p))
 
 
+def probability_of_radius(radius: float, sigma: float) -> float:
+    """Return Φ(radius/sigma), rounded down: what "the radius is at least this" says of the probability."""
+    from scipy.special import ndtr
+
+    r = _number("radius", radius, "radius >= 0", lambda v: 0.0 <= v < math.inf)
+    p = float(ndtr(r / _sigma(sigma)))
+    return max(0.5, p * (1.0 - _QUANTILE_ERROR)) if p < 1.0 else math.nextafter(1.0, 0.0)
+
+
 def radius_two_class(p_a_lower: float, p_b_upper: float, sigma: float) -> float | None:
     """Return (σ/2)(Φ⁻¹(p_a_lower) − Φ⁻¹(p_b_upper)), rounded down, or None where p_a_lower ≤ p_b_upper.
 

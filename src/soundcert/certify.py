@@ -1,4 +1,4 @@
-"""Certify and predict: the published algorithms, and the certificate that says what it covers.
+"""Certify and predict: the published algorithms, for one clip or for many at once.
 
 Sources: Cohen, Rosenfeld and Kolter 2019 (arXiv 1902.02918), Algorithm 1 (CERTIFY and PREDICT); for the
 abstention of PREDICT, Hung and Fithian 2019.
@@ -6,10 +6,11 @@ abstention of PREDICT, Hung and Fithian 2019.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,273 +18,19 @@ from torch import Tensor, nn
 
 from soundcert import bounds
 from soundcert.audio import Clip
-from soundcert.bounds import BoundName, format_down, format_up
+from soundcert.bounds import BoundName
+from soundcert.certificate import Certificate, Origin, PolicyName, Prediction
+from soundcert.classifier import BaseClassifier
+from soundcert.config import Budget, CertifyConfig, Decide, Estimate, Policy
 from soundcert.contract import Contract, read_contract
-from soundcert.diagnostics import burst_level_db, distortion_at, norm_ratio_db
-from soundcert.errors import AbstainedError, ConfigError, InputError, TransportError
+from soundcert.diagnostics import distortion_at
+from soundcert.errors import ConfigError, InputError
 from soundcert.models.weights import state_digest
 from soundcert.pipeline import Pipeline, Route
-from soundcert.randomness import NoiseKey, Purpose, fresh_seed
-from soundcert.sampling import BaseClassifier, Job, count_votes
+from soundcert.policies import Pilot, Sampled, check_policy, known, pilot_plan, plan_of, share_out
+from soundcert.randomness import NoiseKey, fresh_seed
+from soundcert.sampling import Job, Plan, Task, count_votes, run_tasks
 from soundcert.stages import Model
-from soundcert.transport import Transported, carry
-
-Status = Literal["certified", "abstained"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Origin:
-    """Where a certificate was made: what transport needs, and nothing that is stored."""
-
-    route: Route
-    points: Sequence[Tensor]
-    exact: bool
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What one certification found. `print` it for the statement in plain words.
-
-    status: "certified" or "abstained". An abstained certificate has no label, radius or decibels:
-    asking for one raises AbstainedError. candidate: the class that the selection draws chose.
-    count of n: fresh draws that gave it; p_lower: the lower bound of its probability at level alpha.
-    p_upper, max_other: for the two-class bound, the bound and the count of the strongest rival.
-    ceiling: the largest radius that n and alpha allow. All radii are ℓ2, in the certified object.
-    """
-
-    clip: str
-    digest: str
-    status: Status
-    candidate: str
-    count: int
-    n: int
-    n0: int
-    alpha: float
-    seed: int
-    bound: BoundName
-    sigma: float
-    p_lower: float
-    ceiling: float
-    object_norm: float
-    contract: Contract
-    p_upper: float | None = None
-    max_other: int | None = None
-    rate: int | None = None
-    lsb: float | None = None
-    _radius: float | None = field(default=None, repr=False)
-    _origin: _Origin | None = field(default=None, repr=False, compare=False)
-
-    def _certified(self, what: str) -> float:
-        if self._radius is None:
-            raise AbstainedError(
-                f"{self.clip}: the smoothed classifier abstained, so there is no {what}; check `status` first"
-            )
-        return self._radius
-
-    @property
-    def label(self) -> str:
-        """The certified label."""
-        self._certified("label")
-        return self.candidate
-
-    @property
-    def radius(self) -> float:
-        """The raw radius: ℓ2, in the certified object, in its own unit."""
-        return self._certified("radius")
-
-    @property
-    def saturated(self) -> bool:
-        """Whether the radius is the Monte-Carlo ceiling: more draws would have given more."""
-        return self._radius is not None and self._radius >= self.ceiling
-
-    @property
-    def snr_db(self) -> float:
-        """SNR-equivalent of the radius, in dB, rounded up; waveform objects alone."""
-        if not self.contract.about_waveform:
-            raise AttributeError(
-                f"the certified object is {self.contract.certified_object}: a ratio of feature norms is not an "
-                "SNR; see norm_ratio_db"
-            )
-        return norm_ratio_db(self.object_norm, self._certified("SNR-equivalent"))
-
-    @property
-    def norm_ratio_db(self) -> float:
-        """20·log10(‖v‖/R), rounded up; outside waveforms it depends on gain, unit and floor."""
-        return norm_ratio_db(self.object_norm, self._certified("norm ratio"))
-
-    def in_space(self, name: str) -> Transported:
-        """Return the radius carried to another space ("file", or a stage's), with the chain that proves it.
-
-        Raises TransportError where a stage in between has no proven bound.
-        """
-        radius = self._certified("radius to carry")
-        if self._origin is None:
-            raise TransportError("this certificate was read from a file: load its clip and certify it again")
-        return carry(self._origin.route, self._origin.points, radius, name, exact=self._origin.exact)
-
-    def views(self) -> dict[str, float]:
-        """Return the radius in every unit that can be stated for this object (see `radius_views`)."""
-        radius = self._certified("radius")
-        file = None
-        if self._origin is not None:
-            try:
-                file = self.in_space("file")
-            except TransportError:
-                file = None
-        return radius_views(self, radius, file)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record of a run: JSON values; fields that an abstention lacks are left out."""
-        out: dict[str, Any] = {
-            "clip": self.clip,
-            "digest": self.digest,
-            "status": self.status,
-            "candidate": self.candidate,
-            "count": self.count,
-            "n": self.n,
-            "n0": self.n0,
-            "alpha": self.alpha,
-            "seed": self.seed,
-            "bound": self.bound,
-            "sigma": self.sigma,
-            "p_lower": self.p_lower,
-            "ceiling": self.ceiling,
-            "object_norm": self.object_norm,
-            "saturated": self.saturated,
-        }
-        if self.max_other is not None:
-            out["max_other"] = self.max_other
-            out["p_upper"] = self.p_upper
-        if self._radius is not None:
-            out["label"] = self.candidate
-            out["radius"] = self._radius
-            out["views"] = {k: json_number(v) for k, v in self.views().items()}
-        for key in ("gain", "displacement", "sensitivity"):
-            value = getattr(self.contract, key)
-            if value is not None:
-                out[key] = value
-        return out
-
-    def __str__(self) -> str:
-        share = f"{self.count} of {self.n} noisy copies, after {self.n0} others had chosen the class"
-        if self._radius is None:
-            return (
-                f"{self.clip}: abstained. The likeliest label was {self.candidate!r} ({share}), but its probability "
-                f"is only proven to be at least {format_down(self.p_lower, significant=4)} at α = {self.alpha:g}: "
-                f"not more than its rivals'. Nothing is claimed about this clip."
-            )
-        lines = [
-            f"{self.clip}: certified {self.candidate!r} within radius {format_down(self._radius, significant=4)} "
-            f"({self.contract.unit}, ℓ2); {share}; wrong with probability at most α = {self.alpha:g} "
-            f"over the noise of seed {self.seed}, which must be fixed before any result is seen."
-        ]
-        if self.saturated:
-            lines.append(
-                f"The radius is the Monte-Carlo ceiling for n = {self.n}: every draw agreed, and it tells n, not the model."
-            )
-        lines.append(self.contract.statement())
-        if self._origin is not None and self.contract.perturbation_location != "input":
-            try:
-                file = self.in_space("file")
-                lines.append(
-                    f"Proven for the file's samples: radius {format_down(file.radius, significant=4)} (full scale), "
-                    f"SNR {format_up(file.snr_db, decimals=2)} dB."
-                    if file.radius > 0
-                    else "For the file's samples nothing is proven: the chain leaves a radius of 0."
-                )
-            except TransportError as error:
-                lines.append(f"For the file's samples nothing is proven: {error}.")
-        return "\n".join(lines)
-
-
-def json_number(value: float) -> float | None:
-    """JSON has no infinity; a radius without limit is null there."""
-    return value if math.isfinite(value) else None
-
-
-def radius_views(cert: Certificate, radius: float, file: Transported | None) -> dict[str, float]:
-    """Return a radius in every view that can be stated, by name.
-
-    r_over_sigma; snr_db (waveform objects) or norm_ratio_db; burst_20ms_db: the level if all of the
-    perturbation sits in 20 ms, relative to the object's RMS; file_radius, file_snr_db and file_lsb (an
-    ℓ2 norm in quantisation steps of the file) where the radius is proven for the file's samples.
-    """
-    contract = cert.contract
-    out = {"r_over_sigma": math.nextafter(radius / cert.sigma, 0.0)}
-    if contract.about_waveform:
-        out["snr_db"] = norm_ratio_db(cert.object_norm, radius)
-        rms = cert.object_norm / math.sqrt(contract.dimension)
-        if cert.rate and rms > 0:
-            out["burst_20ms_db"] = burst_level_db(radius, rms, cert.rate)
-    else:
-        out["norm_ratio_db"] = norm_ratio_db(cert.object_norm, radius)
-    if file is not None and file.radius > 0:
-        out["file_radius"] = file.radius
-        out["file_snr_db"] = file.snr_db
-        if cert.lsb:
-            out["file_lsb"] = file.radius / cert.lsb  # exact: a step is a power of two
-    return out
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the deployed smoothed classifier says of one clip.
-
-    status: "predicted" or "abstained". count: draws for the winner, runner_up: for the second, of n.
-    replay: the seed was given, so the draws can be repeated, by an attacker too.
-    """
-
-    clip: str
-    digest: str
-    status: Literal["predicted", "abstained"]
-    candidate: str
-    count: int
-    runner_up: int
-    n: int
-    alpha: float
-    p_value: float
-    seed: int
-    replay: bool
-
-    @property
-    def label(self) -> str:
-        """The predicted label; AbstainedError after an abstention."""
-        if self.status == "abstained":
-            raise AbstainedError(f"{self.clip}: the smoothed classifier abstained; check `status` first")
-        return self.candidate
-
-    def to_dict(self) -> dict[str, Any]:
-        out: dict[str, Any] = {
-            "clip": self.clip,
-            "digest": self.digest,
-            "status": self.status,
-            "candidate": self.candidate,
-            "count": self.count,
-            "runner_up": self.runner_up,
-            "n": self.n,
-            "alpha": self.alpha,
-            "p_value": self.p_value,
-            "replay": self.replay,
-        }
-        if self.replay:
-            out["seed"] = self.seed
-        if self.status == "predicted":
-            out["label"] = self.candidate
-        return out
-
-    def __str__(self) -> str:
-        votes = f"{self.count} against {self.runner_up} votes of {self.n}"
-        seed = (
-            f"The seed {self.seed} was given: this is a replay. An attacker who knows it faces a fixed vote."
-            if self.replay
-            else "The noise came from fresh entropy."
-        )
-        if self.status == "abstained":
-            return f"{self.clip}: abstained; {self.candidate!r} leads by {votes}, too few at α = {self.alpha:g}. {seed}"
-        return (
-            f"{self.clip}: {self.candidate!r}, {votes}. It differs from the smoothed classifier's label with "
-            f"probability at most α = {self.alpha:g}. {seed}"
-        )
 
 
 class SmoothedClassifier:
@@ -320,9 +67,12 @@ class SmoothedClassifier:
         alpha: float = 1e-3,
         seed: int = 0,
         bound: BoundName = "one-sided",
+        policy: Policy | None = None,
     ) -> Certificate:
         """Certify one clip; see the module's `certify`."""
-        return self.certify_many([clip], n0=n0, n=n, alpha=alpha, seed=seed, bound=bound)[0]
+        sampling = Sampling(n0, n, alpha, seed, bound, policy)
+        (certificate,) = self.certify_stream([clip], sampling)
+        return certificate
 
     def certify_many(
         self,
@@ -333,33 +83,61 @@ class SmoothedClassifier:
         alpha: float = 1e-3,
         seed: int = 0,
         bound: BoundName = "one-sided",
+        policy: Policy | None = None,
     ) -> list[Certificate]:
-        """Certify clips whose certified objects have one shape, packing their draws into shared batches."""
-        check_budget(n0, n, alpha, bound)
-        if not clips:
-            return []
-        routes = [self.pipe.route(clip.space) for clip in clips]
-        traces = [self.pipe.front_trace(clip) for clip in clips]
-        if len({_place(route) for route in routes}) > 1:
-            raise ConfigError(
-                "certify_many: the clips' certified objects differ in shape; certify them one by one"
-            )
-        base = self.base(routes[0], traces[0][-1].float(), seed, clips[0].digest)
-        objects = [trace[-1].float() for trace in traces]
+        """Certify clips together, packing their draws into shared batches."""
+        sampling = Sampling(n0, n, alpha, seed, bound, policy)
+        sampling.check(float(self.pipe.noise.sigma))
+        shares = None
+        if isinstance(policy, Budget):
+            started = time.perf_counter()
+            pilots = {c.digest: p for c, p in zip(clips, self.pilot_stream(clips, sampling), strict=True)}
+            shares = share(pilots, policy, sampling, time.perf_counter() - started)
+        return list(self.certify_stream(clips, sampling, shares))
 
-        def jobs(purpose: Purpose, size: int) -> list[Job]:
-            return [
-                Job(v, NoiseKey(seed, purpose, c.digest), size) for v, c in zip(objects, clips, strict=True)
-            ]
+    def pilot_stream(self, clips: Iterable[Clip], sampling: Sampling) -> Iterator[Pilot]:
+        """Yield the pilot of each clip of a budget, in order; clips are read as places become free."""
+        sampling.check(float(self.pipe.noise.sigma))
+        tasks = (
+            Task(base, v, sampling.seed, clip.digest, pilot_plan(base.classes, sampling.n0))
+            for clip, _, v, base in self._prepared(clips, sampling.seed)
+        )
+        yield from run_tasks(tasks, workers=self._workers)
 
-        chosen = count_votes(base, jobs("selection", n0), workers=self._workers).argmax(axis=1)
-        counts = count_votes(base, jobs("estimation", n), workers=self._workers)
-        return [
-            _conclude(
-                clip, route, trace, base, int(top), row, n0=n0, n=n, alpha=alpha, seed=seed, bound=bound
-            )
-            for clip, route, trace, top, row in zip(clips, routes, traces, chosen, counts, strict=True)
-        ]
+    def certify_stream(
+        self,
+        clips: Iterable[Clip],
+        sampling: Sampling,
+        shares: Mapping[str, tuple[Pilot, int]] | None = None,
+    ) -> Iterator[Certificate]:
+        """Yield a certificate a clip, in order; clips are read as places become free.
+
+        shares: under a budget, each clip's pilot and draws by its digest (see `share`).
+        """
+        sampling.check(float(self.pipe.noise.sigma))
+        waiting: deque[tuple[Clip, Route, list[Tensor], BaseClassifier]] = deque()
+
+        def tasks() -> Iterator[Task[Sampled]]:
+            for clip, trace, v, base in self._prepared(clips, sampling.seed):
+                route = self.pipe.route(clip.space)
+                waiting.append((clip, route, trace, base))
+                plan = sampling.plan(
+                    base.classes, float(route.noise.sigma), None if shares is None else shares[clip.digest]
+                )
+                yield Task(base, v, sampling.seed, clip.digest, plan)
+
+        for sampled in run_tasks(tasks(), workers=self._workers):
+            yield _conclude(*waiting.popleft(), sampled, sampling)
+
+    def _prepared(
+        self, clips: Iterable[Clip], seed: int
+    ) -> Iterator[tuple[Clip, list[Tensor], Tensor, BaseClassifier]]:
+        """Yield each clip with its trace through the front, its object in float32 and its base classifier."""
+        for clip in clips:
+            route = self.pipe.route(clip.space)
+            trace = self.pipe.front_trace(clip)
+            v = trace[-1].float()
+            yield clip, trace, v, self.base(route, v, seed, clip.digest)
 
     def predict(
         self, clip: Clip, *, n: int = 1000, alpha: float = 1e-3, seed: int | None = None
@@ -397,6 +175,67 @@ def _place(route: Route) -> tuple[str, tuple[int, ...], int | None]:
     return route.object.kind, route.object.shape, route.object.rate
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How certificates are sampled: the `certify` block of a config, without what only concerns speed."""
+
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 1e-3
+    seed: int = 0
+    bound: BoundName = "one-sided"
+    policy: Policy | None = None
+
+    @classmethod
+    def of(cls, config: CertifyConfig) -> Sampling:
+        return cls(config.n0, config.n, config.alpha, config.seed, config.bound, config.policy)
+
+    @property
+    def policy_name(self) -> PolicyName:
+        names: dict[type, PolicyName] = {Decide: "decide", Estimate: "estimate", Budget: "budget"}
+        return names[type(self.policy)] if self.policy else "fixed"
+
+    def check(self, sigma: float) -> None:
+        """Refuse, before any pass, numbers with which no clip could ever be certified."""
+        check_budget(self.n0, self.n, self.alpha, self.bound)
+        if self.policy and self.bound != "one-sided":
+            raise ConfigError(f"{self.policy_name} works with the one-sided bound only")
+        check_policy(self.policy, self.n, self.alpha, sigma)
+
+    def plan(self, classes: int, sigma: float, share: tuple[Pilot, int] | None) -> Plan[Sampled]:
+        """Return the plan of one clip."""
+        if share is not None:
+            return known(*share, classes)
+        return plan_of(self.policy, classes=classes, n0=self.n0, n=self.n, alpha=self.alpha, sigma=sigma)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must share with its beginning."""
+        out: dict[str, Any] = {
+            "n0": self.n0,
+            "n": self.n,
+            "alpha": self.alpha,
+            "seed": self.seed,
+            "bound": self.bound,
+        }
+        if self.policy:
+            out[self.policy_name] = self.policy.model_dump(mode="json")
+        return out
+
+
+def share(
+    pilots: Mapping[str, Pilot], budget: Budget, sampling: Sampling, seconds: float
+) -> dict[str, tuple[Pilot, int]]:
+    """Return each clip's pilot and fresh draws, by its digest. seconds: what the pilots took."""
+    spent = sum(pilot.n for pilot in pilots.values())
+    if budget.seconds is not None:
+        passes = int(spent * max(0.0, budget.seconds - seconds) / max(seconds, 1e-9))
+    else:
+        assert budget.passes is not None
+        passes = budget.passes - spent
+    sizes = share_out(pilots, max(0, passes), sampling.n, sampling.alpha)
+    return {key: (pilots[key], size) for key, size in sizes.items()}
+
+
 def check_budget(n0: int, n: int, alpha: float, bound: BoundName) -> None:
     """Refuse, before any pass, numbers with which no clip could ever be certified."""
     for name, value in (("n0", n0), ("n", n)):
@@ -427,50 +266,64 @@ def _conclude(
     route: Route,
     trace: list[Tensor],
     base: BaseClassifier,
-    top: int,
-    counts: np.ndarray,
-    *,
-    n0: int,
-    n: int,
-    alpha: float,
-    seed: int,
-    bound: BoundName,
+    sampled: Sampled,
+    sampling: Sampling,
 ) -> Certificate:
     """Turn the counts of the fresh sample into a certificate."""
-    sigma = float(route.noise.sigma)
-    count = int(counts[top])
-    # The largest count of *all* other classes in the fresh sample, whichever was second in the selection.
-    other = int(np.delete(counts, top).max(initial=0))
-    radius = bounds.certified_radius(count, n, alpha, sigma, bound=bound, max_other=other)
-    if bound == "two-class":
-        p_lower, p_upper = bounds.two_class_bounds(count, other, n, alpha)
-    else:
-        p_lower, p_upper = bounds.clopper_pearson_lower(count, n, alpha), None
-    norm = float(torch.linalg.vector_norm(trace[-1]))
     certificate = Certificate(
         clip=clip.name,
         digest=clip.digest,
-        status="abstained" if radius is None else "certified",
-        candidate=base.labels[top],
-        count=count,
-        n=n,
-        n0=n0,
-        alpha=alpha,
-        seed=seed,
-        bound=bound,
-        sigma=sigma,
-        p_lower=p_lower,
-        p_upper=p_upper,
-        max_other=other if bound == "two-class" else None,
-        ceiling=bounds.monte_carlo_ceiling(sigma, n, alpha, bound),
-        object_norm=norm,
+        candidate=base.labels[sampled.top],
+        count=int(sampled.counts[sampled.top]),
+        n=sampled.n,
+        n0=sampled.first,
+        alpha=sampling.alpha,
+        seed=sampling.seed,
+        bound=sampling.bound,
+        sigma=float(route.noise.sigma),
+        object_norm=float(torch.linalg.vector_norm(trace[-1])),
         contract=read_contract(route),
         rate=route.object.rate,
         lsb=clip.lsb,
-        _radius=radius,
-        _origin=_Origin(route, trace, clip.exact),
+        policy=sampling.policy_name,
+        _origin=Origin(route, trace, clip.exact),
+        **_bounds_of(sampled, sampling, float(route.noise.sigma)),
     )
-    return replace(certificate, contract=fill_contract(certificate, route, trace, clip.digest, seed))
+    return replace(certificate, contract=fill_contract(certificate, route, trace, clip.digest, sampling.seed))
+
+
+def _bounds_of(sampled: Sampled, sampling: Sampling, sigma: float) -> dict[str, Any]:
+    """Return status, radius and the bounds behind it."""
+    count, n, alpha = int(sampled.counts[sampled.top]), sampled.n, sampling.alpha
+    # The largest count of *all* other classes in the fresh sample, whichever was second in the selection.
+    other = int(np.delete(sampled.counts, sampled.top).max(initial=0))
+    p_lower, p_upper, radius = 0.0, None, None
+    ceiling = 0.0
+    extra: dict[str, Any] = {}
+    if isinstance(sampling.policy, Decide):
+        radii = sampling.policy.radii
+        radius = radii[sampled.accepted - 1] if sampled.accepted else None
+        if radius is not None:
+            p_lower = bounds.probability_of_radius(radius, sigma)
+        ceiling = radii[-1]
+        extra = {"radii": radii, "cap": sampling.n}
+    elif n:
+        radius = bounds.certified_radius(count, n, alpha, sigma, bound=sampling.bound, max_other=other)
+        if sampling.bound == "two-class":
+            p_lower, p_upper = bounds.two_class_bounds(count, other, n, alpha)
+            extra = {"max_other": other}
+        else:
+            p_lower = bounds.clopper_pearson_lower(count, n, alpha)
+        if n >= bounds.minimum_samples(alpha, sampling.bound):
+            ceiling = bounds.monte_carlo_ceiling(sigma, n, alpha, sampling.bound)
+    return {
+        "status": "abstained" if radius is None else "certified",
+        "p_lower": p_lower,
+        "p_upper": p_upper,
+        "ceiling": ceiling,
+        "_radius": radius,
+        **extra,
+    }
 
 
 def fill_contract(
@@ -478,7 +331,7 @@ def fill_contract(
 ) -> Contract:
     """Return the contract with what is known about this clip: gain, norm, radius, geometry."""
     values: dict[str, Any] = {"object_norm": cert.object_norm, "gain": front_gain(route, trace)}
-    if cert.status == "certified":
+    if cert.status == "certified" and cert.radius > 0:
         values["raw_radius"] = cert.radius
         values["snr_db" if cert.contract.about_waveform else "norm_ratio_db"] = cert.norm_ratio_db
     if cert.contract.post_noise and route.keeps_shape:
@@ -523,6 +376,7 @@ def certify(
     alpha: float = 1e-3,
     seed: int = 0,
     bound: BoundName = "one-sided",
+    policy: Policy | None = None,
 ) -> Certificate:
     """Certify one clip by randomized smoothing.
 
@@ -532,11 +386,14 @@ def certify(
     probability at least 1 − alpha over the noise, a certified label is the smoothed classifier's for
     every object strictly nearer than the radius. The seed must be fixed before looking at results.
 
+    policy: Decide(radii=…) or Estimate(rel_width=…) draw fewer, with n as the most (see
+    `soundcert.policies`); the level stays alpha.
+
     Raises ConfigError for numbers that can certify nothing, InputError for an unusable clip, ModelError
     for a model that is not a fixed function of each row; all before the first draw.
     Source: arXiv 1902.02918, Algorithm 1.
     """
-    return smoothed(pipe).certify(clip, n0=n0, n=n, alpha=alpha, seed=seed, bound=bound)
+    return smoothed(pipe).certify(clip, n0=n0, n=n, alpha=alpha, seed=seed, bound=bound, policy=policy)
 
 
 def predict(
@@ -550,10 +407,3 @@ def predict(
     Source: arXiv 1902.02918, PREDICT.
     """
     return smoothed(pipe).predict(clip, n=n, alpha=alpha, seed=seed)
-
-
-def certified_accuracy(certificates: Iterable[tuple[Certificate, str]], radius: float) -> float:
-    """Return the share of clips certified with their true label at `radius` or more (strictly above 0)."""
-    pairs = list(certificates)
-    good = sum(c.status == "certified" and c.candidate == truth and c.radius >= radius for c, truth in pairs)
-    return good / len(pairs) if pairs else 0.0

@@ -10,11 +10,11 @@ import json
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from soundcert.data import DataConfig
 from soundcert.errors import ConfigError, did_you_mean
@@ -38,11 +38,58 @@ class _Numbers(BaseModel):
         return value
 
 
-class CertifyConfig(_Numbers):
-    """How certificates are sampled."""
+class Decide(_Numbers):
+    """Ask of each radius whether it holds, and stop drawing as soon as that is known either way."""
 
-    n0: int = Field(100, ge=1, description="noisy draws that select the class")
-    n: int = Field(10_000, ge=1, description="fresh noisy draws that bound its probability")
+    radii: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = Field(
+        min_length=1,
+        max_length=200,
+        description="radii to decide, in the certified object's unit; 0 asks for p > ½",
+    )
+    futility: float = Field(
+        0.003, ge=0, lt=0.5, description="chance of giving up on a radius that could be certified, at most"
+    )
+
+    @field_validator("radii")
+    @classmethod
+    def _ascending(cls, radii: tuple[float, ...]) -> tuple[float, ...]:
+        if list(radii) != sorted(set(radii)):
+            raise ValueError("must be ascending, each radius once")
+        return radii
+
+
+class Estimate(_Numbers):
+    """Draw as many as bring the radius near to what all n draws would certify."""
+
+    rel_width: float = Field(0.05, gt=0, lt=1, description="share of that radius that may be given away")
+
+
+class Budget(_Numbers):
+    """Share a budget over the clips of a run, where it still raises a radius. Name one of the two."""
+
+    passes: int | None = Field(None, ge=1, description="passes over the whole run, pilots included")
+    seconds: float | None = Field(None, gt=0, allow_inf_nan=False, description="seconds for the whole run")
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if (self.passes is None) == (self.seconds is None):
+            raise ValueError("name either passes or seconds")
+        return self
+
+
+Policy = Decide | Estimate | Budget
+
+
+class CertifyConfig(_Numbers):
+    """How certificates are sampled: n draws a clip, or by one of `decide`, `estimate` and `budget`."""
+
+    n0: int = Field(100, ge=1, description="noisy draws that select the class; the most, under a policy")
+    n: int = Field(
+        10_000, ge=1, description="fresh noisy draws that bound its probability; the most, under a policy"
+    )
+    decide: Decide | None = Field(None, description="decide given radii, drawing only until that is known")
+    estimate: Estimate | None = Field(None, description="estimate the radius with a chosen loss")
+    budget: Budget | None = Field(None, description="share a budget over the run")
     alpha: float = Field(0.001, gt=0, lt=1, description="probability that one certificate is wrong, at most")
     seed: int = Field(0, ge=0, description="seed of the run's noise, fixed before any result is seen")
     bound: Literal["one-sided", "two-class"] = Field(
@@ -51,6 +98,20 @@ class CertifyConfig(_Numbers):
     micro_batch: int | None = Field(
         None, ge=1, le=4096, description="rows a forward pass; chosen when left out"
     )
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> CertifyConfig:
+        named = [name for name in ("decide", "estimate", "budget") if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise ValueError(f"choose one of {' and '.join(named)}")
+        if named and self.bound != "one-sided":
+            raise ValueError(f"{named[0]} works with the one-sided bound only")
+        return self
+
+    @property
+    def policy(self) -> Policy | None:
+        """How many draws to make; None for exactly n."""
+        return self.decide or self.estimate or self.budget
 
 
 class TrainConfig(_Numbers):
@@ -64,6 +125,9 @@ class TrainConfig(_Numbers):
     shift: float = Field(0.1, ge=0, lt=1, description="largest random shift in time, as a share of the clip")
     mix: float = Field(
         0.0, ge=0, description="Beta parameter of mixup (arXiv 1710.09412), clips mixed in pairs; 0 for none"
+    )
+    mask: float = Field(
+        0.0, ge=0, lt=1, description="widest stripe of bands and of frames blanked (SpecAugment), as a share"
     )
     speed: float = Field(0.0, ge=0, lt=0.5, description="largest random change of speed, as a share")
     warm_up: int = Field(0, ge=0, description="epochs over which the noise grows to σ (a curriculum)")

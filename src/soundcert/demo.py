@@ -15,7 +15,8 @@ import soundfile
 import torch
 
 from soundcert.audio import Clip, load_clip
-from soundcert.certify import Certificate, SmoothedClassifier
+from soundcert.certificate import Certificate
+from soundcert.certify import SmoothedClassifier
 from soundcert.config import load_config
 from soundcert.contract import Contract
 from soundcert.data import load_items

@@ -81,17 +81,17 @@ class NoiseStream:
     ) -> None:
         self.key = key
         self._draw = draw
-        self._next = start
+        self.next = start
         self._generator: torch.Generator | None = None
 
     def fill_(self, rows: Tensor) -> Tensor:
         """Fill `(count, *shape)` with the next rows, in place."""
         for row in rows:
-            block, place = divmod(self._next, BLOCK)
+            block, place = divmod(self.next, BLOCK)
             if self._generator is None or place == 0:
                 self._generator = self.key.generator(block)
                 for _ in range(place):
                     self._draw(torch.empty_like(row), self._generator)
             self._draw(row, self._generator)
-            self._next += 1
+            self.next += 1
         return rows

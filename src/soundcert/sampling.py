@@ -1,37 +1,65 @@
 """The hot loop: votes of a base classifier under keyed noise, for many clips at once.
 
-Rows of all jobs are packed into micro-batches of one fixed shape; the last is padded, so that the model
-always sees one shape. On a CPU a micro-batch stays small whatever the user asks to certify: activations
-of large batches outgrow the caches, and at 400 rows a pass costs several times as much (benchmarks/).
-Memory does not grow with n.
+What to draw is said by *plans*, one a clip: a plan is a generator that asks for rows of noise of one
+purpose, is sent their votes, and returns its result. Rows that the plans ask for are packed into
+micro-batches of one fixed shape, whichever clips they belong to; a clip that is finished makes room for the
+next. A plan sees votes in the order of its rows and nothing else, so that its result depends neither on the
+packing nor on the number of workers, up to the model's own floating-point differences. Memory does not grow
+with the number of draws.
 """
 
 from __future__ import annotations
 
 import ctypes
+import heapq
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from soundcert.errors import ConfigError, ModelError
-from soundcert.models import optimise
-from soundcert.pipeline import Route
-from soundcert.randomness import NoiseKey, NoiseStream
-from soundcert.stages import Model, NoiseStage, Stage
+from soundcert.classifier import BaseClassifier, votes
+from soundcert.randomness import NoiseKey, NoiseStream, Purpose
 
-MICRO_BATCH = 16
+T = TypeVar("T")
+#: Most rows that one Draw asks for: their votes are kept until all are there.
+CHUNK = 16_384
+# Tasks are read ahead until so many micro-batches a worker are waiting, or so many tasks are under way.
+_READ_AHEAD, _MOST_TASKS = 4, 512
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-# Rows run alone and in company differ by float32 rounding, around 1e-6 of the logits' spread; a network
-# that looks at its neighbours differs by far more.
-ROW_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The votes of the next `need` rows of one purpose; up to `upto` where a micro-batch has places to spare."""
+
+    purpose: Purpose
+    need: int
+    upto: int = 0
+
+
+#: Asks for draws, is sent their votes (int16, in the order of the rows, −1 for none), returns its result.
+Plan = Generator[Draw, np.ndarray, T]
+
+
+@dataclass(frozen=True)
+class Task(Generic[T]):
+    """A plan, and the object `v` `(*shape)` whose noisy copies it draws under keys of `seed` and `digest`."""
+
+    base: BaseClassifier
+    v: Tensor
+    seed: int
+    digest: str
+    plan: Plan[T]
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,131 +72,245 @@ class Job:
     start: int = 0
 
 
-class BaseClassifier:
-    """The stages below the noise, made ready to run: optimised where that is verified, checked once.
-
-    Calling it maps `(batch, *shape)` to logits `(batch, classes)`.
-    """
-
-    def __init__(self, route: Route, micro_batch: int | None = None) -> None:
-        self.noise: NoiseStage = route.noise
-        self.shape = route.object.shape
-        self.micro_batch = micro_batch or MICRO_BATCH
-        *between, model = route.base or (None,)
-        if not isinstance(model, Model):
-            raise ConfigError("the pipeline has no model below the noise: add `model` as the last stage")
-        self._between: tuple[Stage, ...] = tuple(s for s in between if s is not None)
-        self._net: Callable[[Tensor], Tensor] = model.network_part()
-        for stage in route.stages:  # a model above the noise has to be a fixed map too
-            if isinstance(stage, Model):
-                refuse_training_mode(stage.network_part())
-        self.classes = route.spaces[-1].shape[0]
-        self.labels = model.labels or tuple(str(i) for i in range(self.classes))
-        if isinstance(self._net, nn.Module):
-            # A fixed example: whether the faster network is used must not depend on chance.
-            example = torch.randn(self.micro_batch, *self.shape, generator=torch.Generator().manual_seed(0))
-            with torch.inference_mode():
-                self._net = optimise(self._net, self._below(example))
-
-    def _below(self, x: Tensor) -> Tensor:
-        for stage in self._between:
-            x = stage(x)
-        return x
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._net(self._below(x))
-
-    @property
-    def optimised(self) -> bool:
-        return isinstance(self._net, nn.Module) and any(
-            isinstance(m, nn.Identity) for m in self._net.modules()
-        )
-
-    def check_rows(self, v: Tensor, key: NoiseKey) -> None:
-        """Refuse a classifier whose answer for a row depends on the rest of the batch, or on chance.
-
-        Each probe row is run alone, at another batch size, in a full batch of quite different companions
-        and twice; a permutation alone would leave batch statistics unchanged and find nothing.
-        """
-        size = max(2, self.micro_batch)
-        rows = NoiseStream(key, self.noise.perturb_).fill_(torch.empty(size, *self.shape)) + v
-        middle = size // 2
-        with torch.inference_mode():
-            reference = self(rows.clone())
-            # The spread of a usual class over the rows: a masked class (-inf, -1e9) must not widen it.
-            finite = torch.isfinite(reference)
-            high = torch.where(finite, reference, -torch.inf).amax(dim=0)
-            low = torch.where(finite, reference, torch.inf).amin(dim=0)
-            spreads = (high - low)[high > low]
-            tolerance = ROW_TOLERANCE * max(float(spreads.median()) if len(spreads) else 0.0, 1e-6)
-
-            def compare(batch: Tensor, kept: slice, expected: Tensor, how: str) -> None:
-                try:
-                    got = self(batch.clone())[kept]
-                except (RuntimeError, ValueError) as error:
-                    reason = str(error).strip().split("\n")[0]
-                    raise ModelError(
-                        f"the model fails {how}, so it is not a function of each row: {reason}"
-                    ) from error
-                same = torch.isclose(got, expected, rtol=1e-5, atol=tolerance, equal_nan=True)
-                if not bool(same.all()):
-                    worst = float((got - expected).abs().nan_to_num(float("inf")).max())
-                    raise ModelError(
-                        f"the model's answer for a row changes {how} (logits differ by {worst:.3g}): a certificate "
-                        "needs a fixed function of each row. Look for batch statistics, normalisation over the "
-                        "batch, dropout or other randomness"
-                    )
-
-            everything, first, one = slice(None), slice(0, 1), slice(middle, middle + 1)
-            compare(rows, everything, reference, "when the same batch is run twice")
-            compare(rows[first], everything, reference[first], "when it is run alone")
-            compare(rows[one], everything, reference[one], "when it is run alone")
-            part = slice(0, middle + 1)
-            compare(rows[part], everything, reference[part], "with the size of the batch")
-            loud = rows.flip(0).roll(1, 0) * 5.0 + rows.abs().amax()
-            loud[middle] = rows[middle]
-            compare(loud, one, reference[one], "with its companions in the batch")
-            quiet = rows * 0.01
-            quiet[0] = rows[0]
-            compare(quiet, first, reference[first], "with its companions in the batch")
-
-
-def refuse_training_mode(net: object) -> None:
-    """Raise ModelError where a module, or a part of it, is in training mode."""
-    if isinstance(net, nn.Module):
-        for name, part in net.named_modules():
-            # Only layers that behave differently while training matter; containers merely carry the flag.
-            if part.training and (not list(part.children()) or name == ""):
-                where = f"its layer {name!r} ({type(part).__name__})" if name else "it"
-                raise ModelError(
-                    f"the model is in training mode ({where}): call model.eval() before certifying"
-                )
-
-
-def votes(logits: Tensor) -> Tensor:
-    """Return each row's class `(batch,)`, −1 where a logit is NaN: such a row votes for no class."""
-    winner = logits.argmax(dim=1)
-    return torch.where(torch.isnan(logits).any(dim=1), -1, winner)
-
-
 def count_votes(base: BaseClassifier, jobs: Sequence[Job], *, workers: int | None = None) -> np.ndarray:
-    """Return votes per job and class, `(jobs, classes)` int64.
+    """Return votes per job and class, `(jobs, classes)` int64."""
+    tasks = (
+        Task(base, j.v, j.key.seed, j.key.digest, counting(j.key.purpose, j.n, base.classes), j.start)
+        for j in jobs
+    )
+    rows = list(run_tasks(tasks, workers=workers))
+    return np.array(rows, dtype=np.int64).reshape(len(rows), base.classes)
 
-    workers: threads that each run whole micro-batches on one torch thread; by default one a core. The
-    counts do not depend on it, nor on the micro-batch, up to the model's own floating-point differences.
+
+def counting(purpose: Purpose, n: int, classes: int) -> Plan[np.ndarray]:
+    """Plan: n votes, counted `(classes,)`; rows that vote for no class are left out."""
+    counts = np.zeros(classes, dtype=np.int64)
+    while n:
+        seen = yield Draw(purpose, min(n, CHUNK))
+        counts += tally(seen, classes)
+        n -= len(seen)
+    return counts
+
+
+def tally(seen: np.ndarray, classes: int) -> np.ndarray:
+    """Return votes per class, `(classes,)`, of rows that voted for one."""
+    counts: np.ndarray = np.bincount(seen[seen >= 0], minlength=classes)
+    return counts
+
+
+def run_tasks(tasks: Iterable[Task[T]], *, workers: int | None = None) -> Iterator[T]:
+    """Yield each task's result, in the order of the tasks, which are read as places become free.
+
+    workers: threads that each run whole micro-batches on one torch thread; by default one a core.
+    What a task or a plan raises is raised here, and ends the rest.
     """
     _keep_freed_memory()
-    counts = np.zeros((len(jobs), base.classes), dtype=np.int64)
-    parts = _split(jobs, workers or cpu_count(), base.micro_batch)
-    if len(parts) == 1:
-        with single_threaded():
-            _run(base, parts[0], counts)
-        return counts
-    with single_threaded(), ThreadPoolExecutor(len(parts)) as pool:
-        own = [np.zeros_like(counts) for _ in parts]
-        for done in [pool.submit(_run, base, part, mine) for part, mine in zip(parts, own, strict=True)]:
-            done.result()
-        return np.asarray(np.sum(own, axis=0), dtype=np.int64)
+    workers = workers or cpu_count()
+    queue = _Queue(iter(tasks), workers)
+    with ThreadPoolExecutor(workers, thread_name_prefix="soundcert") as pool:
+        try:
+            threads = [pool.submit(_work, queue) for _ in range(workers)]
+            yield from queue.results()
+            for thread in threads:
+                thread.result()
+        finally:
+            queue.stop()
+
+
+@dataclass
+class _Active(Generic[T]):
+    """A task under way: its open request, and how far the rows of it are given out and answered."""
+
+    task: Task[T]
+    number: int
+    draw: Draw
+    seen: np.ndarray
+    given: int = 0
+    answered: int = 0
+    places: dict[Purpose, int] = field(default_factory=dict)
+    streams: dict[Purpose, NoiseStream] = field(default_factory=dict)
+
+    def ask(self, draw: Draw) -> None:
+        self.draw, self.given, self.answered = draw, 0, 0
+        self.seen = np.empty(max(draw.need, draw.upto), dtype=np.int16)
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self.draw.need - self.given)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of one micro-batch that belong to one task: `count` from place `at` of its request on."""
+
+    active: _Active[Any]
+    purpose: Purpose
+    at: int
+    count: int
+    stream: NoiseStream
+
+
+class _Queue(Generic[T]):
+    """Hands out micro-batches to workers and takes their votes. Every method may be called by any thread."""
+
+    def __init__(self, tasks: Iterator[Task[T]], workers: int) -> None:
+        self._tasks: Iterator[Task[T]] | None = tasks
+        self._workers = workers
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[int, _Active[T]]] = []  # a heap: earlier tasks first
+        self._rows = 0
+        self._active = 0
+        self._read = 0
+        self._finished: dict[int, T] = {}
+        self._error: BaseException | None = None
+        self._stopped = False
+
+    def results(self) -> Iterator[T]:
+        """Yield results in order, until there are no more tasks or one failed."""
+        number = 0
+        while True:
+            with self._changed:
+                while number not in self._finished:
+                    if self._error is not None:
+                        raise self._error
+                    if self._stopped or (self._tasks is None and number >= self._read):
+                        return
+                    self._changed.wait()
+                result = self._finished.pop(number)
+            yield result
+            number += 1
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._stopped = True
+            self._changed.notify_all()
+
+    def take(self) -> list[_Part] | None:
+        """Return the parts of the next micro-batch, all of one base classifier; None when all is done."""
+        with self._changed:
+            while not self._stopped:
+                self._read_ahead()
+                if self._waiting:
+                    return self._pack()
+                if self._tasks is None and not self._active:
+                    return None
+                self._changed.wait()
+            return None
+
+    def answer(self, parts: Sequence[_Part], winners: np.ndarray) -> None:
+        """Take the votes of a micro-batch, and go on with the plans that have all that they asked for."""
+        with self._changed:
+            at = 0
+            for part in parts:
+                active = part.active
+                active.seen[part.at : part.at + part.count] = winners[at : at + part.count]
+                active.streams[part.purpose] = part.stream
+                active.answered += part.count
+                at += part.count
+                if not active.waiting and active.answered == active.given:
+                    self._go_on(active)
+            self._changed.notify_all()
+
+    def _read_ahead(self) -> None:
+        while self._tasks is not None and self._active < _MOST_TASKS:
+            size = self._waiting[0][1].task.base.micro_batch if self._waiting else 1
+            if self._waiting and self._rows >= _READ_AHEAD * self._workers * size:
+                return
+            task = next(self._tasks, None)
+            if task is None:
+                self._tasks = None
+                self._changed.notify_all()
+                return
+            number, self._read = self._read, self._read + 1
+            self._active += 1
+            active = _Active(task, number, Draw("selection", 0), np.empty(0))
+            self._go_on(active)
+
+    def _go_on(self, active: _Active[T]) -> None:
+        """Send a plan its votes (none at its start); queue what it asks for next, or keep its result."""
+        draw, given = active.draw, active.given
+        active.places[draw.purpose] = active.places.get(draw.purpose, active.task.first) + given
+        try:
+            asked = active.task.plan.send(active.seen[:given]) if given else next(active.task.plan)
+        except StopIteration as end:
+            self._finished[active.number] = end.value
+            self._active -= 1
+            self._changed.notify_all()
+            return
+        active.ask(asked)
+        self._rows += asked.need
+        heapq.heappush(self._waiting, (active.number, active))
+
+    def _pack(self) -> list[_Part]:
+        base = self._waiting[0][1].task.base
+        size = base.micro_batch
+        parts: list[_Part] = []
+        others = []
+        ending: list[tuple[int, _Active[T]]] = []
+        while self._waiting and size:
+            entry = heapq.heappop(self._waiting)
+            active = entry[1]
+            if active.task.base is not base:
+                others.append(entry)
+                continue
+            count = min(active.waiting, size)
+            parts.append(self._part(active, count))
+            self._rows -= count
+            size -= count
+            if active.waiting:
+                others.append(entry)
+            else:
+                ending.append((len(parts) - 1, active))
+        for entry in others:
+            heapq.heappush(self._waiting, entry)
+        # Places to spare go to rows that a plan would take too: a padded row costs as much.
+        for place, active in ending:
+            more = min(size, max(0, active.draw.upto - active.given))
+            parts[place] = replace(parts[place], count=parts[place].count + more)
+            active.given += more
+            size -= more
+        return parts
+
+    def _part(self, active: _Active[T], count: int) -> _Part:
+        purpose = active.draw.purpose
+        row = active.places.get(purpose, active.task.first) + active.given
+        stream = active.streams.pop(purpose, None)
+        if stream is None or stream.next != row:
+            task = active.task
+            stream = NoiseStream(
+                NoiseKey(task.seed, purpose, task.digest), task.base.noise.perturb_, start=row
+            )
+        part = _Part(active, purpose, active.given, count, stream)
+        active.given += count
+        return part
+
+
+def _work(queue: _Queue[Any]) -> None:
+    torch.set_num_threads(1)  # the setting belongs to the thread; small batches gain nothing from more
+    buffers: dict[int, Tensor] = {}
+    try:
+        with torch.inference_mode():
+            while (parts := queue.take()) is not None:
+                base: BaseClassifier = parts[0].active.task.base
+                rows = buffers.get(id(base))
+                if rows is None:
+                    rows = buffers[id(base)] = torch.zeros(base.micro_batch, *base.shape)
+                filled = 0
+                for part in parts:
+                    end = filled + part.count
+                    part.stream.fill_(rows[filled:end]).add_(part.active.task.v)
+                    filled = end
+                if filled < len(rows):
+                    rows[filled:] = rows[0]  # not zeros: a gain after the noise has no value for silence
+                queue.answer(parts, votes(base(rows)).numpy()[:filled])
+    except BaseException as error:
+        queue.fail(error)
 
 
 @cache
@@ -188,25 +330,6 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _split(jobs: Sequence[Job], workers: int, micro_batch: int) -> list[list[tuple[int, Job]]]:
-    """Deal the rows of all jobs to workers in contiguous, nearly equal runs of whole micro-batches."""
-    total = sum(job.n for job in jobs)
-    share = -(-total // workers)
-    share = max(micro_batch, -(-share // micro_batch) * micro_batch)
-    parts: list[list[tuple[int, Job]]] = [[]]
-    room = share
-    for index, job in enumerate(jobs):
-        start, left = job.start, job.n
-        while left:
-            if not room:
-                parts.append([])
-                room = share
-            take = min(left, room)
-            parts[-1].append((index, Job(job.v, job.key, take, start)))
-            start, left, room = start + take, left - take, room - take
-    return parts
-
-
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Run torch on one thread a worker: small micro-batches gain nothing from splitting an operation."""
@@ -216,32 +339,3 @@ def single_threaded() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _run(base: BaseClassifier, jobs: Iterable[tuple[int, Job]], counts: np.ndarray) -> None:
-    torch.set_num_threads(1)  # the setting belongs to the thread
-    size = base.micro_batch
-    rows = torch.zeros(size, *base.shape)
-    owner = np.zeros(size, dtype=np.int64)
-    filled = 0
-    with torch.inference_mode():
-        for index, job in jobs:
-            stream = NoiseStream(job.key, base.noise.perturb_, job.start)
-            left = job.n
-            while left:
-                take = min(left, size - filled)
-                stream.fill_(rows[filled : filled + take]).add_(job.v)
-                owner[filled : filled + take] = index
-                filled, left = filled + take, left - take
-                if filled == size:
-                    _tally(base, rows, owner, filled, counts)
-                    filled = 0
-        if filled:
-            rows[filled:] = rows[0]  # not zeros: a gain after the noise has no value for silence
-            _tally(base, rows, owner, filled, counts)
-
-
-def _tally(base: BaseClassifier, rows: Tensor, owner: np.ndarray, filled: int, counts: np.ndarray) -> None:
-    winner = votes(base(rows)).numpy()[:filled]
-    valid = winner >= 0
-    np.add.at(counts, (owner[:filled][valid], winner[valid]), 1)

@@ -262,7 +262,10 @@ class _Trainer:
             batch = share * batch + (1 - share) * batch[partner]
             batch = batch + level * stream.fill_(torch.empty_like(batch))
             self.optimiser.zero_grad()
-            logits = self._logits(batch)
+            seen = self._seen(batch)
+            if settings.mask:
+                seen = _masked(seen, settings.mask, rng)
+            logits = self.net(seen)
             loss = share * self.loss(logits, targets) + (1 - share) * self.loss(logits, targets[partner])
             loss.backward()
             self.optimiser.step()
@@ -270,11 +273,11 @@ class _Trainer:
             total += float(loss.detach()) * len(rows)
         return total / len(order)
 
-    def _logits(self, batch: Tensor) -> Tensor:
+    def _seen(self, batch: Tensor) -> Tensor:
+        """Return what the network is given for noisy objects `(batch, *shape)`."""
         for stage in self.below:
             batch = stage(batch)
-        out: Tensor = self.net(batch)
-        return out
+        return batch
 
     def _validate(self) -> float:
         """Share of correct noisy draws over validation clips: the mean of p for the true class."""
@@ -286,7 +289,7 @@ class _Trainer:
             for _ in range(draws):
                 for start in range(0, len(self.valid_set.objects), 32):
                     v = self.valid_set.objects[start : start + 32]
-                    out = self._logits(v + stream.fill_(torch.empty_like(v)))
+                    out = self.net(self._seen(v + stream.fill_(torch.empty_like(v))))
                     correct += int((out.argmax(1) == self.valid_set.targets[start : start + 32]).sum())
         return correct / (draws * len(self.valid_set.objects))
 
@@ -328,6 +331,22 @@ class _Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         return int(state["epoch"]), float(state["best"]), int(state["best_epoch"])
+
+
+def _masked(batch: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """Blank one stripe along each axis of every row, up to `share` of it wide, with the row's mean.
+
+    Source: SpecAugment, arXiv 1904.08779.
+    """
+    keep = torch.ones_like(batch)
+    for axis in range(1, batch.dim()):
+        length = batch.shape[axis]
+        widths = rng.integers(0, int(share * length) + 1, len(batch))
+        starts = rng.integers(0, length - widths + 1)
+        for row, start, width in zip(keep, starts, widths, strict=True):
+            row.narrow(axis - 1, int(start), int(width)).zero_()
+    mean = batch.mean(dim=tuple(range(1, batch.dim())), keepdim=True)
+    return batch * keep + mean * (1 - keep)
 
 
 def _augmented(batch: Tensor, shift: float, speed: float, rng: np.random.Generator) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -404,22 +405,20 @@ def test_some_clips_failed_is_exit_code_one(cli, home):
 
 
 def test_an_interrupted_run_says_how_to_go_on(cli, home, monkeypatch):
-    real = SmoothedClassifier.certify_many
-    calls = []
+    real = SmoothedClassifier.certify_stream
 
-    def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
+    def interrupted(*args):
+        yield from itertools.islice(real(*args), 2)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(SmoothedClassifier, "certify_many", interrupted)
+    monkeypatch.setattr(SmoothedClassifier, "certify_stream", interrupted)
     path = config(home, "{source: folder, root: clips}", n=600)
     ran = cli("certify", path, "--out", home / "run")
     assert ran.code == 130
     assert "--resume" in ran.err
     assert ran.err.count("\n") == 1
     assert len(records(home / "run")) == 2
+    monkeypatch.undo()
     assert cli("certify", path, "--out", home / "run", "--resume").code == 0
     assert len(records(home / "run")) == 4
 

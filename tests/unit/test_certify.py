@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 import soundcert as sc
 from soundcert import bounds
-from soundcert.certify import Certificate, SmoothedClassifier, certified_accuracy, check_prediction
+from soundcert.certificate import Certificate, certified_accuracy
+from soundcert.certify import SmoothedClassifier, check_prediction
 from soundcert.errors import AbstainedError, ConfigError, InputError, ModelError, TransportError
 from soundcert.pipeline import Pipeline
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import BLOCK, NoiseKey, NoiseStream
 from soundcert.stages import (
     Fit,
     FixedGain,
@@ -146,20 +147,23 @@ def test_the_counts_are_those_of_the_keyed_draws():
 
 
 def test_selection_and_estimation_are_independent_streams(monkeypatch):
-    seen = []
-    real = sc.certify.__globals__["count_votes"]
+    keys = []
+    real = NoiseKey.generator
 
-    def recording(base, jobs, **options):
-        seen.extend(jobs)
-        return real(base, jobs, **options)
+    def recording(key, block):
+        keys.append((key, block))
+        return real(key, block)
 
-    monkeypatch.setitem(sc.certify.__globals__, "count_votes", recording)
+    monkeypatch.setattr(NoiseKey, "generator", recording)
     sc.certify(plain(), clip(), n0=40, n=400, seed=11)
-    assert [(job.key.purpose, job.n, job.key.seed, job.start) for job in seen] == [
-        ("selection", 40, 11, 0),
-        ("estimation", 400, 11, 0),
-    ]
-    assert {job.key.digest for job in seen} == {clip().digest}
+    blocks_of = {
+        purpose: [b for k, b in keys if k.purpose == purpose] for purpose in ("selection", "estimation")
+    }
+    assert {purpose: sorted(blocks) for purpose, blocks in blocks_of.items()} == {
+        "selection": list(range(40 // BLOCK)),
+        "estimation": list(range(400 // BLOCK)),
+    }, "each block is drawn once"
+    assert {(k.digest, k.seed) for k, _ in keys if k.purpose in blocks_of} == {(clip().digest, 11)}
     pipe = plain()
     first, second = (
         drawn(pipe, clip(), p, 400, 11) - pipe.object_of(clip()) for p in ("selection", "estimation")
@@ -410,12 +414,12 @@ def test_clips_packed_together_have_the_certificates_they_have_alone():
     assert smoothed.certify_many([], n=150) == []
 
 
-def test_clips_of_different_lengths_are_refused_together_and_accepted_one_by_one():
+def test_clips_of_different_lengths_are_certified_together_as_they_are_alone():
     pipe = plain(constant())
-    clips = [clip(0, 20), clip(1, 30)]
-    with pytest.raises(ConfigError, match="one by one"):
-        SmoothedClassifier(pipe).certify_many(clips, n=100)
-    assert [sc.certify(pipe, c, n=100).contract.dimension for c in clips] == [20, 30]
+    clips = [clip(0, 20), clip(1, 30), clip(2, 20)]
+    together = SmoothedClassifier(pipe).certify_many(clips, n=100)
+    assert together == [sc.certify(pipe, c, n=100) for c in clips]
+    assert [c.contract.dimension for c in together] == [20, 30, 20]
 
 
 def test_clips_of_different_rates_that_meet_in_one_shape_are_packed():
@@ -475,7 +479,7 @@ def test_print_rounds_inward():
         certificate = sc.certify(pipe, clip(i), n=300, seed=i)
         text = str(certificate)
         if certificate.status == "abstained":
-            (shown,) = re.findall(r"at least ([\d.e-]+) at α", text)
+            (shown,) = re.findall(r"at least ([\d.e-]+): not", text)
             assert Decimal(shown) <= Decimal(certificate.p_lower)
             continue
         file = certificate.in_space("file")

@@ -17,7 +17,8 @@ from soundcert.errors import ConfigError, ModelError
 from soundcert.models import build_network, optimise
 from soundcert.pipeline import Pipeline
 from soundcert.randomness import NoiseKey, NoiseStream
-from soundcert.sampling import BaseClassifier, Job, count_votes, refuse_training_mode, votes
+from soundcert.classifier import BaseClassifier, refuse_training_mode, votes
+from soundcert.sampling import Job, count_votes
 from soundcert.stages import GaussianNoise, LogMel, PeakNormalize, RmsNormalize, Stage, Standardize
 
 SIZE = 12

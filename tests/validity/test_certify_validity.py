@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 import soundcert as sc
 from soundcert import bounds
-from soundcert.certify import Certificate, SmoothedClassifier
+from soundcert.certificate import Certificate
+from soundcert.certify import SmoothedClassifier
 from soundcert.pipeline import Pipeline
 from soundcert.stages import GaussianNoise
 

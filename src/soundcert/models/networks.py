@@ -55,12 +55,22 @@ def _separable(inside: int, outside: int, stride: int) -> nn.Module:
     return Residual(body) if stride == 1 and inside == outside else body
 
 
-def ds_cnn(classes: int, *, width: int = 96, blocks: int = 5, dropout: float = 0.1) -> nn.Sequential:
+def ds_cnn(
+    classes: int,
+    *,
+    width: int = 96,
+    blocks: int = 5,
+    halve: int = 3,
+    wide: int | None = None,
+    dropout: float = 0.1,
+) -> nn.Sequential:
     """Depthwise-separable CNN for one-second keywords (after Zhang et al. 2017, "Hello Edge", DS-CNN).
 
-    The first convolution halves bands and frames, the third block halves them again; blocks that keep
-    their shape are residual. About 57 000 parameters at the default width.
+    The first convolution halves bands and frames, block number `halve` halves them again and goes from
+    `width` channels to `wide` (by default the same); blocks that keep their shape are residual. A pass
+    costs mostly what stands before that block. About 57 000 parameters at the defaults.
     """
+    wide = width if wide is None else wide
     layers: list[nn.Module] = [
         AddChannel(),
         nn.Sequential(
@@ -69,8 +79,11 @@ def ds_cnn(classes: int, *, width: int = 96, blocks: int = 5, dropout: float = 0
             nn.ReLU(inplace=True),
         ),
     ]
-    layers += [_separable(width, width, 2 if i == 2 else 1) for i in range(blocks)]
-    layers += [GlobalMean(), nn.Dropout(dropout), nn.Linear(width, classes)]
+    for i in range(1, blocks + 1):
+        layers.append(
+            _separable(width if i <= halve else wide, width if i < halve else wide, 2 if i == halve else 1)
+        )
+    layers += [GlobalMean(), nn.Dropout(dropout), nn.Linear(wide if blocks >= halve else width, classes)]
     return nn.Sequential(*layers)
 
 

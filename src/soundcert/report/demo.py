@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from soundcert.bounds import format_down, format_up
-from soundcert.certify import Certificate
+from soundcert.certificate import Certificate
 from soundcert.errors import TransportError
 
 if TYPE_CHECKING:

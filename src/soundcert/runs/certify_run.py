@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -15,20 +16,20 @@ from typing import Any
 import torch
 
 from soundcert.audio import Clip, load_clip
-from soundcert.certify import SmoothedClassifier, check_budget, json_number
-from soundcert.config import CertifyConfig, Config
+from soundcert.certificate import Certificate, json_number
+from soundcert.certify import Sampling, SmoothedClassifier, share
+from soundcert.config import Budget, Config
 from soundcert.contract import read_contract
 from soundcert.data import Item
 from soundcert.errors import ConfigError, InputError, ModelError, SoundcertError, did_you_mean
 from soundcert.pipeline import Pipeline, Route
-from soundcert.runs.directory import RunDirectory, write_json
+from soundcert.policies import Pilot
+from soundcert.runs.directory import RunDirectory, read_json, write_json
 from soundcert.runs.summary import summarise
 from soundcert.sampling import cpu_count
 from soundcert.transport import check_space
 
-# Clips whose whole budget is smaller than this share batches; larger ones are certified one by one, so
-# that each is on the disk as soon as it is done.
-_ROWS_A_GROUP = 512
+SHARES = "shares.json"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def certify_run(
     """
     budget = config.certify
     pipe = Pipeline.from_config(config, base)
-    check_budget(budget.n0, budget.n, budget.alpha, budget.bound)
+    sampling = Sampling.of(budget)
+    sampling.check(float(pipe.noise.sigma))
     check_labels(pipe, items)
     classifier = SmoothedClassifier(pipe, micro_batch=budget.micro_batch)
     route = _preflight(pipe, items)
@@ -77,7 +79,7 @@ def certify_run(
             {
                 "pipeline": stages,
                 "labels": list(pipe.labels or ()),
-                "certify": _sampling(budget),
+                "certify": sampling.to_dict(),
                 "report_in": list(report_in),
             }
         ),
@@ -95,13 +97,14 @@ def certify_run(
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with RunDirectory(out, identity, info, resume=resume) as run:
-        todo = [item for item in items if item.name not in run.done]
-        finished = len(items) - len(todo)
-        for record in _certify_all(classifier, todo, budget, report_in):
+        before = time.perf_counter()
+        for item, result in _certify_all(classifier, run, items, sampling):
+            now = time.perf_counter()
+            record = _record(item, result, now - before, report_in)
+            before = now
             run.append(record)
-            finished += 1
             if progress:
-                progress(Progress(finished, len(items), record))
+                progress(Progress(len(run.done), len(items), record))
         summary = summarise(run.done.values())
         write_json(out / "report.json", {"format": 1, "contract": info["contract"], "summary": summary})
     return summary
@@ -134,70 +137,94 @@ def _preflight(pipe: Pipeline, items: Sequence[Item]) -> Route | None:
     return None
 
 
+class _Reader:
+    """Reads the clips of a list as they are asked for; what cannot be used is kept with its reason."""
+
+    def __init__(self, pipe: Pipeline, items: Sequence[Item]) -> None:
+        self.pipe, self.items = pipe, items
+        self.failed: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Clip]:
+        for item in self.items:
+            try:
+                clip = load_clip(item.path, name=item.name)
+                self.pipe.object_of(clip)
+            except ModelError:
+                raise
+            except (InputError, ConfigError) as error:
+                self.failed[item.name] = str(error)
+                continue
+            yield clip
+
+
 def _certify_all(
-    classifier: SmoothedClassifier, items: Sequence[Item], budget: CertifyConfig, report_in: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    for group in _groups(classifier.pipe, items, max(1, _ROWS_A_GROUP // budget.n)):
-        failed = {item.name: reason for item, _, reason in group if reason}
-        usable = [(item, clip) for item, clip, _ in group if clip is not None]
+    classifier: SmoothedClassifier, run: RunDirectory, items: Sequence[Item], sampling: Sampling
+) -> Iterator[tuple[Item, Certificate | str]]:
+    """Yield, in the order of the list, each clip's certificate, or why it has none."""
+    shares = None
+    todo = [item for item in items if item.name not in run.done]
+    if isinstance(sampling.policy, Budget):
+        shares = _shares(classifier, run, items, sampling)
+    reader = _Reader(classifier.pipe, todo)
+    rest = iter(todo)
+    for certificate in classifier.certify_stream(reader, sampling, shares):
+        for item in rest:
+            if item.name == certificate.clip:
+                yield item, certificate
+                break
+            yield item, reader.failed[item.name]
+    for item in rest:
+        yield item, reader.failed[item.name]
+
+
+def _shares(
+    classifier: SmoothedClassifier, run: RunDirectory, items: Sequence[Item], sampling: Sampling
+) -> dict[str, tuple[Pilot, int]]:
+    """Return how a budget is shared out: as the run's file says, or from pilots of all its clips."""
+    file = run.path / SHARES
+    if not file.exists():
+        assert isinstance(sampling.policy, Budget)
         started = time.perf_counter()
-        done = {}
-        if usable:
-            certificates = classifier.certify_many([c for _, c in usable], **_sampling(budget))
-            done = {item.name: cert for (item, _), cert in zip(usable, certificates, strict=True)}
-        seconds = (time.perf_counter() - started) / max(1, len(usable))
-        for item, _, _ in group:
-            if item.name in failed:
-                record: dict[str, Any] = {"clip": item.name, "status": "failed", "reason": failed[item.name]}
-            else:
-                cert = done[item.name]
-                record = {**cert.to_dict(), "seconds": round(seconds, 4)}
-                if cert.status == "certified" and report_in:
-                    record["spaces"] = {name: _in_space(cert, name) for name in report_in}
-            if item.label is not None:
-                record["truth"] = item.label
-            yield record
+        digests: list[str] = []
+
+        def noted(clips: Iterable[Clip]) -> Iterator[Clip]:
+            for clip in clips:
+                digests.append(clip.digest)
+                yield clip
+
+        reader = noted(_Reader(classifier.pipe, items))
+        pilots = dict(enumerate(classifier.pilot_stream(reader, sampling)))
+        shares = share(
+            {digests[i]: pilot for i, pilot in pilots.items()},
+            sampling.policy,
+            sampling,
+            time.perf_counter() - started,
+        )
+        write_json(file, {d: {"pilot": dataclasses.asdict(p), "n": n} for d, (p, n) in shares.items()})
+    return {d: (Pilot(**entry["pilot"]), entry["n"]) for d, entry in read_json(file).items()}
 
 
-def _in_space(cert: Any, name: str) -> dict[str, Any]:
+def _record(
+    item: Item, result: Certificate | str, seconds: float, report_in: Sequence[str]
+) -> dict[str, Any]:
+    if isinstance(result, str):
+        record: dict[str, Any] = {"clip": item.name, "status": "failed", "reason": result}
+    else:
+        record = {**result.to_dict(), "seconds": round(seconds, 4)}
+        if result.status == "certified" and report_in:
+            record["spaces"] = {name: _in_space(result, name) for name in report_in}
+    if item.label is not None:
+        record["truth"] = item.label
+    return record
+
+
+def _in_space(cert: Certificate, name: str) -> dict[str, Any]:
     try:
         there = cert.in_space(name)
     except SoundcertError as error:
         return {"proven": False, "reason": str(error)}
     chain = [{"stage": s.stage, "space": s.space, "radius": json_number(s.radius)} for s in there.chain]
     return {"proven": True, "radius": json_number(there.radius), "norm": there.norm, "chain": chain}
-
-
-def _sampling(budget: CertifyConfig) -> dict[str, Any]:
-    return {"n0": budget.n0, "n": budget.n, "alpha": budget.alpha, "seed": budget.seed, "bound": budget.bound}
-
-
-_Loaded = tuple[Item, Clip | None, str]
-
-
-def _groups(pipe: Pipeline, items: Sequence[Item], size: int) -> Iterator[list[_Loaded]]:
-    """Yield runs of clips whose certified objects have one shape, at most `size` usable ones each."""
-    group: list[_Loaded] = []
-    shape = None
-    for item in items:
-        clip, reason, space = None, "", None
-        try:
-            clip = load_clip(item.path, name=item.name)
-            space = pipe.route(clip.space).object
-            pipe.object_of(clip)
-        except ModelError:
-            raise
-        except (InputError, ConfigError) as error:
-            clip, reason = None, str(error)
-        if group and (
-            sum(c is not None for _, c, _ in group) >= size or (space and shape and space != shape)
-        ):
-            yield group
-            group, shape = [], None
-        group.append((item, clip, reason))
-        shape = space or shape
-    if group:
-        yield group
 
 
 def environment() -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""The base classifier made ready to run: the stages below the noise, optimised, and checked row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from soundcert.errors import ConfigError, ModelError
+from soundcert.models import optimise
+from soundcert.pipeline import Route
+from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.stages import Model, NoiseStage, Stage
+
+# On a CPU a micro-batch stays small whatever the user asks to certify: activations of large batches outgrow
+# the caches, and at 400 rows a pass costs several times as much (benchmarks/).
+MICRO_BATCH = 16
+# Rows run alone and in company differ by float32 rounding, around 1e-6 of the logits' spread; a network
+# that looks at its neighbours differs by far more.
+ROW_TOLERANCE = 1e-3
+
+
+class BaseClassifier:
+    """The stages below the noise, made ready to run: optimised where that is verified, checked once.
+
+    Calling it maps `(batch, *shape)` to logits `(batch, classes)`.
+    """
+
+    def __init__(self, route: Route, micro_batch: int | None = None) -> None:
+        self.noise: NoiseStage = route.noise
+        self.shape = route.object.shape
+        self.micro_batch = micro_batch or MICRO_BATCH
+        *between, model = route.base or (None,)
+        if not isinstance(model, Model):
+            raise ConfigError("the pipeline has no model below the noise: add `model` as the last stage")
+        self._between: tuple[Stage, ...] = tuple(s for s in between if s is not None)
+        self._net: Callable[[Tensor], Tensor] = model.network_part()
+        for stage in route.stages:  # a model above the noise has to be a fixed map too
+            if isinstance(stage, Model):
+                refuse_training_mode(stage.network_part())
+        self.classes = route.spaces[-1].shape[0]
+        self.labels = model.labels or tuple(str(i) for i in range(self.classes))
+        if isinstance(self._net, nn.Module):
+            # A fixed example: whether the faster network is used must not depend on chance.
+            example = torch.randn(self.micro_batch, *self.shape, generator=torch.Generator().manual_seed(0))
+            with torch.inference_mode():
+                self._net = optimise(self._net, self._below(example))
+
+    def _below(self, x: Tensor) -> Tensor:
+        for stage in self._between:
+            x = stage(x)
+        return x
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._net(self._below(x))
+
+    @property
+    def optimised(self) -> bool:
+        return isinstance(self._net, nn.Module) and any(
+            isinstance(m, nn.Identity) for m in self._net.modules()
+        )
+
+    def check_rows(self, v: Tensor, key: NoiseKey) -> None:
+        """Refuse a classifier whose answer for a row depends on the rest of the batch, or on chance.
+
+        Each probe row is run alone, at another batch size, in a full batch of quite different companions
+        and twice; a permutation alone would leave batch statistics unchanged and find nothing.
+        """
+        size = max(2, self.micro_batch)
+        rows = NoiseStream(key, self.noise.perturb_).fill_(torch.empty(size, *self.shape)) + v
+        middle = size // 2
+        with torch.inference_mode():
+            reference = self(rows.clone())
+            # The spread of a usual class over the rows: a masked class (-inf, -1e9) must not widen it.
+            finite = torch.isfinite(reference)
+            high = torch.where(finite, reference, -torch.inf).amax(dim=0)
+            low = torch.where(finite, reference, torch.inf).amin(dim=0)
+            spreads = (high - low)[high > low]
+            tolerance = ROW_TOLERANCE * max(float(spreads.median()) if len(spreads) else 0.0, 1e-6)
+
+            def compare(batch: Tensor, kept: slice, expected: Tensor, how: str) -> None:
+                try:
+                    got = self(batch.clone())[kept]
+                except (RuntimeError, ValueError) as error:
+                    reason = str(error).strip().split("\n")[0]
+                    raise ModelError(
+                        f"the model fails {how}, so it is not a function of each row: {reason}"
+                    ) from error
+                same = torch.isclose(got, expected, rtol=1e-5, atol=tolerance, equal_nan=True)
+                if not bool(same.all()):
+                    worst = float((got - expected).abs().nan_to_num(float("inf")).max())
+                    raise ModelError(
+                        f"the model's answer for a row changes {how} (logits differ by {worst:.3g}): a certificate "
+                        "needs a fixed function of each row. Look for batch statistics, normalisation over the "
+                        "batch, dropout or other randomness"
+                    )
+
+            everything, first, one = slice(None), slice(0, 1), slice(middle, middle + 1)
+            compare(rows, everything, reference, "when the same batch is run twice")
+            compare(rows[first], everything, reference[first], "when it is run alone")
+            compare(rows[one], everything, reference[one], "when it is run alone")
+            part = slice(0, middle + 1)
+            compare(rows[part], everything, reference[part], "with the size of the batch")
+            loud = rows.flip(0).roll(1, 0) * 5.0 + rows.abs().amax()
+            loud[middle] = rows[middle]
+            compare(loud, one, reference[one], "with its companions in the batch")
+            quiet = rows * 0.01
+            quiet[0] = rows[0]
+            compare(quiet, first, reference[first], "with its companions in the batch")
+
+
+def refuse_training_mode(net: object) -> None:
+    """Raise ModelError where a module, or a part of it, is in training mode."""
+    if isinstance(net, nn.Module):
+        for name, part in net.named_modules():
+            # Only layers that behave differently while training matter; containers merely carry the flag.
+            if part.training and (not list(part.children()) or name == ""):
+                where = f"its layer {name!r} ({type(part).__name__})" if name else "it"
+                raise ModelError(
+                    f"the model is in training mode ({where}): call model.eval() before certifying"
+                )
+
+
+def votes(logits: Tensor) -> Tensor:
+    """Return each row's class `(batch,)`, −1 where a logit is NaN: such a row votes for no class."""
+    winner = logits.argmax(dim=1)
+    return torch.where(torch.isnan(logits).any(dim=1), -1, winner)
