@@ -1,14 +1,18 @@
-"""Measure certification speed side by side, in one process and on one thread, and write README.md here.
+"""Measure certification speed side by side, on one thread, and write README.md here.
 
-    python benchmarks/run.py            # about three minutes
-    python benchmarks/run.py --quick    # a rough look, nothing written
+    python benchmarks/run.py                        # about five minutes
+    python benchmarks/run.py --peer build/art       # with ART, from its own folder of packages
+    python benchmarks/run.py --quick                # a rough look, nothing written
+
+    pip install --target build/art adversarial-robustness-toolbox     # the peer
 
 What is compared, on the bundled DS-CNN, log-mel in the loop, one-second clips:
 
 - the published algorithm (Cohen et al. 2019): a batch of copies, torch.randn_like, log-mel as it is usually
   written, the plain module, argmax, counts; at several batches, and with soundcert's log-mel stage as well;
-- soundcert: keyed noise in place, folded network, channels last, micro-batches;
-- the limits: soundcert's front end and model alone on noise made beforehand, and the model alone.
+- the adversarial-robustness-toolbox's PyTorchRandomizedSmoothing.certify on the same module;
+- soundcert on every engine that is installed: keyed noise in place, micro-batches;
+- the limits: the front end and model alone on noise made beforehand, and the model alone.
 
 Each side runs in processes of its own, since soundcert sets the allocator of its process. Processes
 alternate, and the median over rounds of CPU time is reported, so that a drifting machine moves all alike.
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -29,11 +34,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import soundcert as sc
+from soundcert.classifier import MICRO_BATCH, BaseClassifier
 from soundcert.demo import demo_folder
-from soundcert.randomness import NoiseKey
-from soundcert.classifier import BaseClassifier
+from soundcert.engines import available
+from soundcert.randomness import NoiseKey, NoiseStream
 from soundcert.sampling import Job, count_votes
 from soundcert.stages.features import mel_filters
 
@@ -71,110 +78,184 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def measure(side: str, n: int) -> tuple[dict[str, float], int]:
-    """Return passes per CPU-second by name for one side, and the micro-batch."""
-    torch.set_num_threads(1)
-    pipe = sc.Pipeline.from_yaml(demo_folder() / "waveform.yaml")
-    clip = sc.load_clip(next(iter(sorted(demo_folder().glob("*.flac")))))
-    route = pipe.route(clip.space)
-    v = pipe.object_of(clip).float()
-    sigma = float(route.noise.sigma)
-    network = route.base[-1].network_part()  # type: ignore[attr-defined]
-    fronts = {"": plain_log_mel, " with soundcert's log-mel": route.base[0]}
-    base = BaseClassifier(route)
-    size = base.micro_batch
-    noisy = v + torch.randn(size, *v.shape) * sigma
-    features = base._below(noisy)
+class Bench:
+    """The bundled waveform model on a bundled clip."""
 
-    def limit(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Callable[[], None]:
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self.pipe = sc.Pipeline.from_yaml(demo_folder() / "waveform.yaml")
+        self.clip = sc.load_clip(next(iter(sorted(demo_folder().glob("*.flac")))))
+        self.route = self.pipe.route(self.clip.space)
+        self.v = self.pipe.object_of(self.clip).float()
+        self.sigma = float(self.route.noise.sigma)
+        self.network: nn.Module = self.route.base[-1].network_part()  # type: ignore[attr-defined]
+
+
+def rates_of_published(bench: Bench, n: int) -> dict[str, float]:
+    fronts = {"": plain_log_mel, " with soundcert's log-mel": bench.route.base[0]}
+    published([plain_log_mel, bench.network], bench.v, bench.sigma, 32, 16)  # warms up
+    return {
+        f"published, batch {b}{name}": max(n, b)
+        / cpu_seconds(
+            lambda b=b, f=front: published([f, bench.network], bench.v, bench.sigma, max(n, b), b)  # type: ignore[misc]
+        )
+        for name, front in fronts.items()
+        for b in BATCHES
+    }
+
+
+def rates_of_art(bench: Bench, n: int) -> dict[str, float]:
+    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
+
+    class Whole(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = bench.network(plain_log_mel(x))
+            return out
+
+    select = 100
+    peer = PyTorchRandomizedSmoothing(
+        model=Whole(), loss=nn.CrossEntropyLoss(), input_shape=(len(bench.v),), nb_classes=10,
+        sample_size=select, scale=bench.sigma, alpha=1e-3, device_type="cpu",
+    )  # fmt: skip
+    x = bench.v.numpy()[None]
+    peer.certify(x, n=32, batch_size=16)  # warms up
+    return {
+        f"ART, batch {b}": (n + select) / cpu_seconds(lambda b=b: peer.certify(x, n=n, batch_size=b))  # type: ignore[misc]
+        for b in (16, 400)
+    }
+
+
+def rates_of_soundcert(bench: Bench, n: int, engine: str) -> dict[str, float]:
+    name, precision = engine.split()
+    base = BaseClassifier(bench.route, None, name, precision)  # type: ignore[arg-type]
+    size = base.micro_batch
+    noisy = bench.v + torch.randn(size, *bench.v.shape) * bench.sigma
+    features = base._below(noisy)
+    whole = n // size * size
+
+    def repeated(run: Callable[[], object]) -> Callable[[], None]:
         def work() -> None:
             with torch.inference_mode():
                 for _ in range(n // size):
-                    run(x)
+                    run()
 
         return work
 
-    works: dict[str, tuple[Callable[[], object], int]]
-    if side == "published":
-        works = {
-            f"published, batch {b}{name}": (
-                (lambda b=b, f=front: published([f, network], v, sigma, max(n, b), b)),
-                max(n, b),
-            )
-            for name, front in fronts.items()
-            for b in BATCHES
-        }
-        published([plain_log_mel, network], v, sigma, 32, 16)  # warms up
-    else:
-        whole = n // size * size
-        job = Job(v, NoiseKey(0, "probe", clip.digest), n)
-        works = {
-            "soundcert": (lambda: count_votes(base, [job], workers=1), n),
-            "limit: front end and model, noise made beforehand": (limit(base, noisy), whole),
-            "limit: model alone, features made beforehand": (limit(base._net, features), whole),  # type: ignore[arg-type]
-        }
+    stream = NoiseStream(NoiseKey(0, "probe", bench.clip.digest), bench.route.noise.perturb_)
+    job = Job(bench.v, NoiseKey(0, "probe", bench.clip.digest), n)
+    works: dict[str, tuple[Callable[[], object], int]] = {
+        f"soundcert, {engine}": (lambda: count_votes(base, [job], workers=1), n),
+        f"limit, {engine}: front end and model, noise made beforehand": (
+            repeated(lambda: base(noisy)),
+            whole,
+        ),
+        f"limit, {engine}: model alone, features made beforehand": (
+            repeated(lambda: base.engine(features)),
+            whole,
+        ),
+    }
+    if engine == "torch fp32":
+        works["part: noise"] = (repeated(lambda: stream.fill_(noisy)), whole)
+        works["part: log-mel"] = (repeated(lambda: base._below(noisy)), whole)
     rates = {}
-    for name, (work, passes) in works.items():
-        if side == "soundcert":
-            work()  # warms up
-        rates[name] = passes / cpu_seconds(work)
-    return rates, size
+    for key, (work, passes) in works.items():
+        work()  # warms up
+        rates[key] = passes / cpu_seconds(work)
+    return rates
 
 
-def alternate(n: int, rounds: int) -> tuple[dict[str, float], int]:
-    """Measure both sides in turn, each time in a new process; return the medians over rounds."""
+def measure(side: str, n: int) -> dict[str, float]:
+    """Return passes per CPU-second by name for one side."""
+    bench = Bench()
+    if side == "published":
+        return rates_of_published(bench, n)
+    return rates_of_art(bench, n) if side == "art" else rates_of_soundcert(bench, n, side)
+
+
+def alternate(n: int, rounds: int, peer: Path | None) -> dict[str, float]:
+    """Measure all sides in turn, each time in a new process; return the medians over rounds."""
     seen: dict[str, list[float]] = {}
-    size = 0
+    sides = ["published", *(f"{engine} {precision}" for engine, precision in available())]
     for _ in range(rounds):
-        for side in ("published", "soundcert"):
+        for side in [*sides, *(["art"] if peer else [])]:
+            environment = dict(os.environ)
+            if side == "art":
+                environment["PYTHONPATH"] = os.pathsep.join([environment.get("PYTHONPATH", ""), str(peer)])
             command = [sys.executable, __file__, "--side", side, "--n", str(n)]
-            rates, size = json.loads(
-                subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            )
-            for name, rate in rates.items():
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            for name, rate in json.loads(done.stdout.splitlines()[-1]).items():
                 seen.setdefault(name, []).append(rate)
-    return {name: statistics.median(values) for name, values in seen.items()}, size
+    return {name: statistics.median(values) for name, values in seen.items()}
 
 
-def memory_growth() -> float:
-    """Return the growth of peak memory in MB when n goes from 1000 to 20 000."""
-    pipe = sc.Pipeline.from_yaml(demo_folder() / "features.yaml")
+def memory() -> tuple[float, float]:
+    """Return peak memory in MB above the loaded model after n = 1000, and its growth to n = 20 000."""
+    pipe = sc.Pipeline.from_yaml(demo_folder() / "waveform.yaml")
     clip = sc.load_clip(next(iter(sorted(demo_folder().glob("*.flac")))))
+    pipe.object_of(clip)
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    loaded = peak()
     sc.certify(pipe, clip, n=1000)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    first = peak()
     sc.certify(pipe, clip, n=20_000)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return first - loaded, peak() - first
 
 
-def page(rates: dict[str, float], size: int, n: int, rounds: int, growth: float) -> str:
+def page(rates: dict[str, float], n: int, rounds: int, memory_mb: tuple[float, float]) -> str:
     worst = rates["published, batch 400"]
     best_name = max(
         (k for k in rates if k.startswith("published") and k[-1].isdigit()), key=lambda k: rates[k]
     )
-    own = "published, batch 400 with soundcert's log-mel"
-    best = rates[best_name]
-    ours = rates["soundcert"]
-    front = rates["limit: front end and model, noise made beforehand"]
-    model = rates["limit: model alone, features made beforehand"]
+    ours = {k: v for k, v in rates.items() if k.startswith("soundcert")}
+    fastest = max(ours, key=lambda k: ours[k])
+    torch32 = ours["soundcert, torch fp32"]
     lines = [
         "# Speed of certification",
         "",
         "Written by `python benchmarks/run.py`. Passes per CPU-second on one thread, with the bundled keyword",
         "spotter (DS-CNN on 40-band log-mel, waveform contract) on a bundled one-second clip; "
-        f"{n} passes a run (one batch at least), median of {rounds} alternating rounds.",
+        f"{n} passes a run (one batch at least), median of {rounds} alternating rounds. soundcert's micro-batch is "
+        f"{MICRO_BATCH}.",
         "",
         "| | passes per CPU-second | × published, batch 400 |",
         "|---|---:|---:|",
+        *(
+            f"| {name} | {rate:.0f} | {rate / worst:.2f} |"
+            for name, rate in rates.items()
+            if not name.startswith(("part", "limit"))
+        ),
+        "",
+        f"soundcert in torch fp32 makes **{torch32 / worst:.1f} times** the passes of the published algorithm at batch "
+        f"400, and **{torch32 / rates[best_name]:.2f} times** those at its best batch ({best_name.split()[-1]}); on its "
+        f"fastest engine here ({fastest.removeprefix('soundcert, ')}) **{ours[fastest] / worst:.1f} times** and "
+        f"{ours[fastest] / rates[best_name]:.2f} times.",
+        "",
+        "How near that is to the limits, same engine and micro-batch:",
+        "",
+        "| engine | front end and model alone | soundcert reaches | model alone | soundcert reaches |",
+        "|---|---:|---:|---:|---:|",
     ]
-    lines += [f"| {name} | {rate:.0f} | {rate / worst:.2f} |" for name, rate in rates.items()]
+    for name, rate in ours.items():
+        engine = name.removeprefix("soundcert, ")
+        front = rates[f"limit, {engine}: front end and model, noise made beforehand"]
+        model = rates[f"limit, {engine}: model alone, features made beforehand"]
+        lines.append(f"| {engine} | {front:.0f} | {rate / front:.0%} | {model:.0f} | {rate / model:.0%} |")
+    parts = {
+        "noise": rates["part: noise"],
+        "log-mel": rates["part: log-mel"],
+        "model": rates["limit, torch fp32: model alone, features made beforehand"],
+    }
     lines += [
         "",
-        f"soundcert (micro-batch {size}) makes **{ours / worst:.1f} times** the passes of the published algorithm at "
-        f"batch 400, and **{ours / best:.2f} times** those at its best batch ({best_name.split()[-1]}).",
-        f"With soundcert's own log-mel stage in the published loop, the first ratio is {ours / rates[own]:.1f}.",
-        f"It reaches {ours / front:.0%} of the rate of front end and model on noise made beforehand, and "
-        f"{ours / model:.0%} of the model alone on features made beforehand.",
-        f"Peak memory grew by {growth:.1f} MB from n = 1000 to n = 20 000.",
+        "Where a pass goes (torch fp32, each part alone, µs): "
+        + ", ".join(f"{name} {1e6 / rate:.0f}" for name, rate in parts.items())
+        + f"; together {1e6 / torch32:.0f}.",
+        "",
+        f"Peak memory above the loaded model: {memory_mb[0]:.0f} MB after n = 1000; it grew by {memory_mb[1]:.1f} MB to "
+        "n = 20 000.",
         "",
         f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {platform.machine()}, "
         f"Python {platform.python_version()}.",
@@ -188,15 +269,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="fewer passes; print, do not write")
-    parser.add_argument("--side", choices=("published", "soundcert"), help="measure one side, print JSON")
+    parser.add_argument("--peer", type=Path, help="folder that holds adversarial-robustness-toolbox")
+    parser.add_argument("--side", help="measure one side, print JSON")
     parser.add_argument("--n", type=int, help="passes a run")
     options = parser.parse_args()
     n, rounds = (400, 1) if options.quick else (options.n or 800, 3)
     if options.side:
         print(json.dumps(measure(options.side, options.n or n)))
         return
-    rates, size = alternate(n, rounds)
-    text = page(rates, size, n, rounds, memory_growth())
+    text = page(alternate(n, rounds, options.peer), n, rounds, memory())
     print(text)
     if not options.quick:
         (Path(__file__).parent / "README.md").write_text(text, encoding="utf-8")

@@ -24,7 +24,8 @@ from soundcert.classifier import BaseClassifier
 from soundcert.config import Budget, CertifyConfig, Decide, Estimate, Policy
 from soundcert.contract import Contract, read_contract
 from soundcert.diagnostics import distortion_at
-from soundcert.errors import ConfigError, InputError
+from soundcert.engines import EngineName, Precision
+from soundcert.errors import ConfigError, InputError, ModelError
 from soundcert.models.weights import state_digest
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot, Sampled, check_policy, known, pilot_plan, plan_of, share_out
@@ -36,10 +37,20 @@ from soundcert.stages import Model
 class SmoothedClassifier:
     """A pipeline made ready to certify and predict: checked, optimised, reused over clips."""
 
-    def __init__(self, pipe: Pipeline, *, micro_batch: int | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Pipeline,
+        *,
+        micro_batch: int | None = None,
+        workers: int | None = None,
+        engine: EngineName = "torch",
+        precision: Precision = "fp32",
+    ) -> None:
         self.pipe = pipe
         self._micro_batch = micro_batch
         self._workers = workers
+        self._engine: EngineName = engine
+        self._precision: Precision = precision
         self._bases: dict[object, BaseClassifier] = {}
         self._state: object = None
 
@@ -53,7 +64,7 @@ class SmoothedClassifier:
             self._bases, self._state = {}, state
         place = _place(route)
         if place not in self._bases:
-            base = BaseClassifier(route, self._micro_batch)
+            base = BaseClassifier(route, self._micro_batch, self._engine, self._precision)
             base.check_rows(v, key)
             self._bases[place] = base
         return self._bases[place]
@@ -91,34 +102,42 @@ class SmoothedClassifier:
         shares = None
         if isinstance(policy, Budget):
             started = time.perf_counter()
-            pilots = {c.digest: p for c, p in zip(clips, self.pilot_stream(clips, sampling), strict=True)}
+            pilots = dict(self.pilot_stream(clips, sampling))
             shares = share(pilots, policy, sampling, time.perf_counter() - started)
         return list(self.certify_stream(clips, sampling, shares))
 
-    def pilot_stream(self, clips: Iterable[Clip], sampling: Sampling) -> Iterator[Pilot]:
-        """Yield the pilot of each clip of a budget, in order; clips are read as places become free."""
+    def pilot_stream(
+        self, clips: Iterable[Clip], sampling: Sampling, failed: dict[str, str] | None = None
+    ) -> Iterator[tuple[str, Pilot]]:
+        """Yield the digest and the pilot of each clip of a budget; see `certify_stream`."""
         sampling.check(float(self.pipe.noise.sigma))
-        tasks = (
-            Task(base, v, sampling.seed, clip.digest, pilot_plan(base.classes, sampling.n0))
-            for clip, _, v, base in self._prepared(clips, sampling.seed)
-        )
-        yield from run_tasks(tasks, workers=self._workers)
+        digests: deque[str] = deque()
+
+        def tasks() -> Iterator[Task[Pilot]]:
+            for clip, _, v, base in self._prepared(clips, sampling.seed, failed):
+                digests.append(clip.digest)
+                yield Task(base, v, sampling.seed, clip.digest, pilot_plan(base.classes, sampling.n0))
+
+        for pilot in run_tasks(tasks(), workers=self._workers):
+            yield digests.popleft(), pilot
 
     def certify_stream(
         self,
         clips: Iterable[Clip],
         sampling: Sampling,
         shares: Mapping[str, tuple[Pilot, int]] | None = None,
+        failed: dict[str, str] | None = None,
     ) -> Iterator[Certificate]:
         """Yield a certificate a clip, in order; clips are read as places become free.
 
-        shares: under a budget, each clip's pilot and draws by its digest (see `share`).
+        shares: under a budget, each clip's pilot and draws by its digest (see `share`). failed: takes the
+        reason, by name, of each clip that cannot be used and is left out; without it, that is raised.
         """
         sampling.check(float(self.pipe.noise.sigma))
         waiting: deque[tuple[Clip, Route, list[Tensor], BaseClassifier]] = deque()
 
         def tasks() -> Iterator[Task[Sampled]]:
-            for clip, trace, v, base in self._prepared(clips, sampling.seed):
+            for clip, trace, v, base in self._prepared(clips, sampling.seed, failed):
                 route = self.pipe.route(clip.space)
                 waiting.append((clip, route, trace, base))
                 plan = sampling.plan(
@@ -130,12 +149,20 @@ class SmoothedClassifier:
             yield _conclude(*waiting.popleft(), sampled, sampling)
 
     def _prepared(
-        self, clips: Iterable[Clip], seed: int
+        self, clips: Iterable[Clip], seed: int, failed: dict[str, str] | None
     ) -> Iterator[tuple[Clip, list[Tensor], Tensor, BaseClassifier]]:
         """Yield each clip with its trace through the front, its object in float32 and its base classifier."""
         for clip in clips:
-            route = self.pipe.route(clip.space)
-            trace = self.pipe.front_trace(clip)
+            try:
+                route = self.pipe.route(clip.space)
+                trace = self.pipe.front_trace(clip)
+            except ModelError:
+                raise
+            except (InputError, ConfigError) as error:
+                if failed is None:
+                    raise
+                failed[clip.name] = str(error)
+                continue
             v = trace[-1].float()
             yield clip, trace, v, self.base(route, v, seed, clip.digest)
 
@@ -282,7 +309,7 @@ def _conclude(
         bound=sampling.bound,
         sigma=float(route.noise.sigma),
         object_norm=float(torch.linalg.vector_norm(trace[-1])),
-        contract=read_contract(route),
+        contract=read_contract(route, base.engine.name),
         rate=route.object.rate,
         lsb=clip.lsb,
         policy=sampling.policy_name,

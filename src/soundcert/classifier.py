@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from soundcert.engines import Engine, EngineName, Precision, choose, choose_micro_batch, prepare
 from soundcert.errors import ConfigError, ModelError
-from soundcert.models import optimise
 from soundcert.pipeline import Route
 from soundcert.randomness import NoiseKey, NoiseStream
 from soundcert.stages import Model, NoiseStage, Stage
@@ -17,8 +18,9 @@ from soundcert.stages import Model, NoiseStage, Stage
 # the caches, and at 400 rows a pass costs several times as much (benchmarks/).
 MICRO_BATCH = 16
 # Rows run alone and in company differ by float32 rounding, around 1e-6 of the logits' spread; a network
-# that looks at its neighbours differs by far more.
-ROW_TOLERANCE = 1e-3
+# that looks at its neighbours differs by far more. bfloat16 rounds a thousand times as coarsely, and otherwise
+# at another batch size.
+ROW_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "bf16": 0.2}
 
 
 class BaseClassifier:
@@ -27,7 +29,13 @@ class BaseClassifier:
     Calling it maps `(batch, *shape)` to logits `(batch, classes)`.
     """
 
-    def __init__(self, route: Route, micro_batch: int | None = None) -> None:
+    def __init__(
+        self,
+        route: Route,
+        micro_batch: int | None = None,
+        engine: EngineName = "torch",
+        precision: Precision = "fp32",
+    ) -> None:
         self.noise: NoiseStage = route.noise
         self.shape = route.object.shape
         self.micro_batch = micro_batch or MICRO_BATCH
@@ -35,17 +43,16 @@ class BaseClassifier:
         if not isinstance(model, Model):
             raise ConfigError("the pipeline has no model below the noise: add `model` as the last stage")
         self._between: tuple[Stage, ...] = tuple(s for s in between if s is not None)
-        self._net: Callable[[Tensor], Tensor] = model.network_part()
+        network = model.network_part()
         for stage in route.stages:  # a model above the noise has to be a fixed map too
             if isinstance(stage, Model):
                 refuse_training_mode(stage.network_part())
         self.classes = route.spaces[-1].shape[0]
         self.labels = model.labels or tuple(str(i) for i in range(self.classes))
-        if isinstance(self._net, nn.Module):
-            # A fixed example: whether the faster network is used must not depend on chance.
-            example = torch.randn(self.micro_batch, *self.shape, generator=torch.Generator().manual_seed(0))
-            with torch.inference_mode():
-                self._net = optimise(self._net, self._below(example))
+        # A fixed example: whether the faster network is used must not depend on chance.
+        example = torch.randn(self.micro_batch, *self.shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            self.engine: Engine = prepare(network, self._below(example), engine, precision)
 
     def _below(self, x: Tensor) -> Tensor:
         for stage in self._between:
@@ -53,13 +60,12 @@ class BaseClassifier:
         return x
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._net(self._below(x))
+        return self.engine(self._below(x))
 
     @property
     def optimised(self) -> bool:
-        return isinstance(self._net, nn.Module) and any(
-            isinstance(m, nn.Identity) for m in self._net.modules()
-        )
+        module = self.engine.module
+        return module is not None and any(isinstance(m, nn.Identity) for m in module.modules())
 
     def check_rows(self, v: Tensor, key: NoiseKey) -> None:
         """Refuse a classifier whose answer for a row depends on the rest of the batch, or on chance.
@@ -77,7 +83,9 @@ class BaseClassifier:
             high = torch.where(finite, reference, -torch.inf).amax(dim=0)
             low = torch.where(finite, reference, torch.inf).amin(dim=0)
             spreads = (high - low)[high > low]
-            tolerance = ROW_TOLERANCE * max(float(spreads.median()) if len(spreads) else 0.0, 1e-6)
+            tolerance = ROW_TOLERANCE[self.engine.precision] * max(
+                float(spreads.median()) if len(spreads) else 0.0, 1e-6
+            )
 
             def compare(batch: Tensor, kept: slice, expected: Tensor, how: str) -> None:
                 try:
@@ -108,6 +116,34 @@ class BaseClassifier:
             quiet = rows * 0.01
             quiet[0] = rows[0]
             compare(quiet, first, reference[first], "with its companions in the batch")
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """What a short measurement chose. rates: rows per CPU-second by "engine precision"."""
+
+    engine: EngineName
+    precision: Precision
+    micro_batch: int
+    rates: Mapping[str, float]
+
+
+def fastest(route: Route, micro_batch: int | None = None) -> Fastest:
+    """Return the fastest installed fp32 engine for a pipeline's network, and micro-batch where none is given."""
+    plain = BaseClassifier(route, micro_batch)
+    module = plain.engine.module
+    shape = (micro_batch or MICRO_BATCH, *route.object.shape)
+    with torch.inference_mode():
+        example = plain._below(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    model = route.base[-1]
+    assert isinstance(model, Model)
+    if module is None:
+        return Fastest("torch", "fp32", micro_batch or MICRO_BATCH, {})
+    engine, precision, rates = choose(model.network_part(), example)
+    if micro_batch is None:
+        base = BaseClassifier(route, None, engine, precision)
+        micro_batch = choose_micro_batch(base, route.object.shape)
+    return Fastest(engine, precision, micro_batch, {f"{e} {p}": round(r, 1) for (e, p), r in rates.items()})
 
 
 def refuse_training_mode(net: object) -> None:

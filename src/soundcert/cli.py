@@ -121,6 +121,15 @@ def certify(
     report_in: Annotated[
         tuple[str, ...], Parameter(help="Also carry each radius to this space, such as `file`.")
     ] = (),
+    executor: Annotated[
+        Literal["local", "ray"], Parameter(help="This machine, or the nodes of a Ray cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None, Parameter(help="Threads, or Ray actors; by default one a core of the machine or cluster.")
+    ] = None,
+    address: Annotated[
+        str | None, Parameter(help="The Ray cluster's address, such as `auto`; without it Ray starts here.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Certify clips into a run directory: one line a clip, flushed, resumable.
@@ -131,8 +140,14 @@ def certify(
     """
     from soundcert.report.terminal import print_view, summary_view
     from soundcert.runs import certify_run
+    from soundcert.runs.executors import LocalExecutor, RayExecutor
 
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers must be from 1, got {workers}")
+    if address is not None and executor != "ray":
+        raise ConfigError("--address is the Ray cluster's: add --executor ray")
     settings, items = _load(config, data, limit, n0=n0, n=n, alpha=alpha, seed=seed)
+    where = RayExecutor(address, workers) if executor == "ray" else LocalExecutor(workers)
     try:
         with _bar("certifying") as tick:
             summary = certify_run(
@@ -142,6 +157,7 @@ def certify(
                 base=config.parent,
                 resume=resume,
                 report_in=report_in,
+                executor=where,
                 progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
             )
     except KeyboardInterrupt:

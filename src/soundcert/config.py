@@ -98,12 +98,20 @@ class CertifyConfig(_Numbers):
     micro_batch: int | None = Field(
         None, ge=1, le=4096, description="rows a forward pass; chosen when left out"
     )
+    engine: Literal["torch", "onnxruntime", "openvino", "auto"] = Field(
+        "torch", description="what runs the model; auto measures what is installed, once a run"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="precision of the model; in bf16 it is another classifier, certified as such"
+    )
 
     @model_validator(mode="after")
     def _one_policy(self) -> CertifyConfig:
         named = [name for name in ("decide", "estimate", "budget") if getattr(self, name) is not None]
         if len(named) > 1:
             raise ValueError(f"choose one of {' and '.join(named)}")
+        if self.engine == "auto" and self.precision != "fp32":
+            raise ValueError("engine auto chooses among fp32; name the engine for bf16")
         if named and self.bound != "one-sided":
             raise ValueError(f"{named[0]} works with the one-sided bound only")
         return self

@@ -24,7 +24,7 @@ Location = Literal["input", "waveform after gain", "waveform", "feature", "laten
 
 @dataclass(frozen=True)
 class Contract:
-    """What is certified. Derived by `read_contract`; the fields after `model` are about one clip."""
+    """What is certified. Derived by `read_contract`; the fields from `gain` on are about one clip."""
 
     kind: ContractKind
     certified_object: str
@@ -39,6 +39,7 @@ class Contract:
     post_noise: tuple[str, ...]
     post_noise_stages: tuple[str, ...]
     model: str
+    engine: str = "torch fp32"
     pre_noise_words: tuple[str, ...] = ()
     post_noise_words: tuple[str, ...] = ()
     gain: float | None = None
@@ -120,6 +121,11 @@ class Contract:
             elif self.norm_ratio_db is not None:
                 view = f"; norm ratio {format_up(self.norm_ratio_db, decimals=2)} dB (not an SNR)"
             lines.append(f"Raw radius: {format_down(self.raw_radius, significant=4)} ({self.unit}){view}.")
+        if self.engine != "torch fp32":
+            lines.append(
+                f"The base classifier is the model as {self.engine} computes it; run in another engine or "
+                "precision, it is another classifier."
+            )
         if self.displacement is not None and self.sensitivity is not None:
             lines.append(
                 f"Geometry after the noise: displacement {self.displacement:.4g} times the noise, "
@@ -135,8 +141,8 @@ class Contract:
         return self.statement()
 
 
-def read_contract(route: Route) -> Contract:
-    """Read the contract off a bound pipeline."""
+def read_contract(route: Route, engine: str = "torch fp32") -> Contract:
+    """Read the contract off a bound pipeline. engine: what computes the model, and in which precision."""
     space = route.object
     post = route.post_processing
     location: Location
@@ -170,6 +176,7 @@ def read_contract(route: Route) -> Contract:
         post_noise=tuple(stage.describe() for stage in post),
         post_noise_stages=tuple(stage.describe() for stage in below),
         model=model,
+        engine=engine,
         pre_noise_words=tuple(stage.words() for stage in route.front),
         post_noise_words=tuple(stage.words() for stage in post),
     )

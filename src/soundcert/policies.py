@@ -29,10 +29,10 @@ from soundcert.sequential import DecisionRule, Verdict, decision_rule, largest_r
 
 #: Selection ends early, under a policy, where the first class leads by so many votes.
 LEAD = 10
-# A pilot goes on until it has a tenth of the draws that it asks for: then its own cost is small, and n is
-# known to about a tenth.
-_PILOT_SHARE = 0.1
-_GRID = 1.1  # step of the sample sizes that are weighed
+# A pilot goes on until it has a twentieth of the draws that it asks for: then its own cost is small.
+_PILOT_SHARE = 0.05
+# Steps of the sample sizes that are weighed: for one clip, and for all clips of a budget together.
+_FINE, _COARSE = 1.01, 1.1
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,8 @@ class Pilot:
 
     @property
     def p(self) -> float:
-        """Mean of the posterior under Jeffreys' prior: never 0 or 1."""
-        return (self.count + 0.5) / (self.n + 1)
+        """The share of the class. Where all agreed nothing speaks for less than 1, and 1 costs the most draws."""
+        return self.count / self.n
 
 
 def _estimate(policy: Estimate, classes: int, n0: int, n: int, alpha: float) -> Plan[Sampled]:
@@ -213,13 +213,13 @@ def needed(pilot: Pilot, rel_width: float, cap: int, alpha: float) -> int:
     goal = (1 - rel_width) * _ratio(pilot.p, cap, alpha)
     if goal <= 0:
         return cap
-    return next(size for size in _sizes(cap, alpha) if _ratio(pilot.p, size, alpha) >= goal)
+    return next(size for size in _sizes(cap, alpha, _FINE) if _ratio(pilot.p, size, alpha) >= goal)
 
 
-def _sizes(cap: int, alpha: float) -> list[int]:
+def _sizes(cap: int, alpha: float, step: float) -> list[int]:
     first = bounds.minimum_samples(alpha)
-    steps = int(math.log(cap / first, _GRID)) if cap > first else 0
-    return [*sorted({math.ceil(first * _GRID**i) for i in range(steps + 1)} - {cap}), cap]
+    steps = int(math.log(cap / first, step)) if cap > first else 0
+    return [*sorted({math.ceil(first * step**i) for i in range(steps + 1)} - {cap}), cap]
 
 
 @lru_cache(maxsize=65536)
@@ -243,7 +243,7 @@ def share_out(pilots: Mapping[str, Pilot], passes: int, cap: int, alpha: float) 
     passes: what is left for fresh draws. Greedy by gain a pass, over sample sizes a tenth apart; a step may
     jump over sizes that gain less, which keeps the gains falling and the greedy choice right.
     """
-    sizes = [0, *_sizes(cap, alpha)]
+    sizes = [0, *_sizes(cap, alpha, _COARSE)]
     out = dict.fromkeys(pilots, 0)
     heap: list[tuple[float, str, int]] = []
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import soundcert as sc
+from soundcert.classifier import BaseClassifier, refuse_training_mode, votes
 from soundcert.errors import ConfigError, ModelError
 from soundcert.models import build_network, optimise
 from soundcert.pipeline import Pipeline
 from soundcert.randomness import NoiseKey, NoiseStream
-from soundcert.classifier import BaseClassifier, refuse_training_mode, votes
 from soundcert.sampling import Job, count_votes
 from soundcert.stages import GaussianNoise, LogMel, PeakNormalize, RmsNormalize, Stage, Standardize
 
@@ -188,7 +188,7 @@ def test_python_memory_does_not_grow_with_n():
         count_votes(base, [Job(point(), key(), n)], workers=1)
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        base._net.seen.clear()
+        base.engine._run.seen.clear()
         return top
 
     peak(64)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -15,17 +15,20 @@ from typing import Any
 
 import torch
 
-from soundcert.audio import Clip, load_clip
-from soundcert.certificate import Certificate, json_number
-from soundcert.certify import Sampling, SmoothedClassifier, share
-from soundcert.config import Budget, Config
+from soundcert.audio import load_clip
+from soundcert.certify import Sampling, share
+from soundcert.classifier import MICRO_BATCH, Fastest, fastest
+from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
 from soundcert.data import Item
-from soundcert.errors import ConfigError, InputError, ModelError, SoundcertError, did_you_mean
+from soundcert.engines import EngineName
+from soundcert.errors import ConfigError, ModelError, SoundcertError, did_you_mean
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot
-from soundcert.runs.directory import RunDirectory, read_json, write_json
+from soundcert.runs.directory import RUN, RunDirectory, read_json, write_json
+from soundcert.runs.executors import Executor, LocalExecutor, Workers
 from soundcert.runs.summary import summarise
+from soundcert.runs.work import Share, Work
 from soundcert.sampling import cpu_count
 from soundcert.transport import check_space
 
@@ -49,21 +52,25 @@ def certify_run(
     base: Path | None = None,
     resume: bool = False,
     report_in: Sequence[str] = (),
+    executor: Executor | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Certify every clip of the list and return the run's summary.
 
     A clip that cannot be used is recorded with its reason and the run goes on. Everything that makes
     the whole run impossible (config, model, labels, budget) is raised before the first draw.
+    executor: where the passes run; by default on all cores of this machine.
     """
+    executor = executor or LocalExecutor()
     budget = config.certify
     pipe = Pipeline.from_config(config, base)
     sampling = Sampling.of(budget)
     sampling.check(float(pipe.noise.sigma))
     check_labels(pipe, items)
-    classifier = SmoothedClassifier(pipe, micro_batch=budget.micro_batch)
     route = _preflight(pipe, items)
-    contract = read_contract(route) if route else None
+    chosen = _engine(budget, route, out)
+    engine = f"{chosen.engine} {chosen.precision}"
+    contract = read_contract(route, engine) if route else None
     if route:
         for name in report_in:
             check_space(route, name)
@@ -81,6 +88,7 @@ def certify_run(
                 "labels": list(pipe.labels or ()),
                 "certify": sampling.to_dict(),
                 "report_in": list(report_in),
+                "engine": engine,
             }
         ),
         "model": pipe.model.digest or "a callable without digest",
@@ -93,21 +101,48 @@ def certify_run(
         "statement": contract.statement() if contract else None,
         "clips": len(items),
         "labels": list(pipe.labels or ()),
+        "engine": dataclasses.asdict(chosen),
         "environment": environment(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with RunDirectory(out, identity, info, resume=resume) as run:
-        before = time.perf_counter()
-        for item, result in _certify_all(classifier, run, items, sampling):
-            now = time.perf_counter()
-            record = _record(item, result, now - before, report_in)
-            before = now
+    work = Work(config, base, chosen, tuple(report_in))
+    with RunDirectory(out, identity, info, resume=resume) as run, executor.start(work) as workers:
+        shares = _shares(workers, run, items, sampling)
+        todo = [item for item in items if item.name not in run.done]
+        for record in workers.certify(todo, shares):
             run.append(record)
             if progress:
                 progress(Progress(len(run.done), len(items), record))
         summary = summarise(run.done.values())
         write_json(out / "report.json", {"format": 1, "contract": info["contract"], "summary": summary})
     return summary
+
+
+def _shares(
+    workers: Workers, run: RunDirectory, items: Sequence[Item], sampling: Sampling
+) -> dict[str, Share] | None:
+    """Return how a budget is shared out, None without one: as the run's file says, or from all clips' pilots."""
+    if not isinstance(sampling.policy, Budget):
+        return None
+    file = run.path / SHARES
+    if not file.exists():
+        started = time.perf_counter()
+        pilots = dict(workers.pilots(items))
+        shares = share(pilots, sampling.policy, sampling, time.perf_counter() - started)
+        write_json(file, {d: {"pilot": dataclasses.asdict(p), "n": n} for d, (p, n) in shares.items()})
+    return {d: (Pilot(**entry["pilot"]), entry["n"]) for d, entry in read_json(file).items()}
+
+
+def _engine(budget: CertifyConfig, route: Route | None, out: Path) -> Fastest:
+    """Return what runs the model. A choice by measurement is made once: a resumed run keeps its own."""
+    if budget.engine != "auto" or route is None:
+        name: EngineName = "torch" if budget.engine == "auto" else budget.engine
+        return Fastest(name, budget.precision, budget.micro_batch or MICRO_BATCH, {})
+    if (out / RUN).exists():
+        before = read_json(out / RUN).get("engine")
+        if isinstance(before, dict):
+            return Fastest(**before)
+    return fastest(route, budget.micro_batch)
 
 
 def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:
@@ -135,96 +170,6 @@ def _preflight(pipe: Pipeline, items: Sequence[Item]) -> Route | None:
             continue
         return route
     return None
-
-
-class _Reader:
-    """Reads the clips of a list as they are asked for; what cannot be used is kept with its reason."""
-
-    def __init__(self, pipe: Pipeline, items: Sequence[Item]) -> None:
-        self.pipe, self.items = pipe, items
-        self.failed: dict[str, str] = {}
-
-    def __iter__(self) -> Iterator[Clip]:
-        for item in self.items:
-            try:
-                clip = load_clip(item.path, name=item.name)
-                self.pipe.object_of(clip)
-            except ModelError:
-                raise
-            except (InputError, ConfigError) as error:
-                self.failed[item.name] = str(error)
-                continue
-            yield clip
-
-
-def _certify_all(
-    classifier: SmoothedClassifier, run: RunDirectory, items: Sequence[Item], sampling: Sampling
-) -> Iterator[tuple[Item, Certificate | str]]:
-    """Yield, in the order of the list, each clip's certificate, or why it has none."""
-    shares = None
-    todo = [item for item in items if item.name not in run.done]
-    if isinstance(sampling.policy, Budget):
-        shares = _shares(classifier, run, items, sampling)
-    reader = _Reader(classifier.pipe, todo)
-    rest = iter(todo)
-    for certificate in classifier.certify_stream(reader, sampling, shares):
-        for item in rest:
-            if item.name == certificate.clip:
-                yield item, certificate
-                break
-            yield item, reader.failed[item.name]
-    for item in rest:
-        yield item, reader.failed[item.name]
-
-
-def _shares(
-    classifier: SmoothedClassifier, run: RunDirectory, items: Sequence[Item], sampling: Sampling
-) -> dict[str, tuple[Pilot, int]]:
-    """Return how a budget is shared out: as the run's file says, or from pilots of all its clips."""
-    file = run.path / SHARES
-    if not file.exists():
-        assert isinstance(sampling.policy, Budget)
-        started = time.perf_counter()
-        digests: list[str] = []
-
-        def noted(clips: Iterable[Clip]) -> Iterator[Clip]:
-            for clip in clips:
-                digests.append(clip.digest)
-                yield clip
-
-        reader = noted(_Reader(classifier.pipe, items))
-        pilots = dict(enumerate(classifier.pilot_stream(reader, sampling)))
-        shares = share(
-            {digests[i]: pilot for i, pilot in pilots.items()},
-            sampling.policy,
-            sampling,
-            time.perf_counter() - started,
-        )
-        write_json(file, {d: {"pilot": dataclasses.asdict(p), "n": n} for d, (p, n) in shares.items()})
-    return {d: (Pilot(**entry["pilot"]), entry["n"]) for d, entry in read_json(file).items()}
-
-
-def _record(
-    item: Item, result: Certificate | str, seconds: float, report_in: Sequence[str]
-) -> dict[str, Any]:
-    if isinstance(result, str):
-        record: dict[str, Any] = {"clip": item.name, "status": "failed", "reason": result}
-    else:
-        record = {**result.to_dict(), "seconds": round(seconds, 4)}
-        if result.status == "certified" and report_in:
-            record["spaces"] = {name: _in_space(result, name) for name in report_in}
-    if item.label is not None:
-        record["truth"] = item.label
-    return record
-
-
-def _in_space(cert: Certificate, name: str) -> dict[str, Any]:
-    try:
-        there = cert.in_space(name)
-    except SoundcertError as error:
-        return {"proven": False, "reason": str(error)}
-    chain = [{"stage": s.stage, "space": s.space, "radius": json_number(s.radius)} for s in there.chain]
-    return {"proven": True, "radius": json_number(there.radius), "norm": there.norm, "chain": chain}
 
 
 def environment() -> dict[str, Any]:

@@ -30,6 +30,8 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "abstained": len(usable) - len(certified),
         "failed": len(failed),
         "saturated_share_of_certified": _share([bool(r["saturated"]) for r in certified]),
+        "passes": sum(r["n"] + r["n0"] for r in usable),
+        "seconds": round(sum(r.get("seconds", 0.0) for r in usable), 3),
     }
     good = certified
     if labelled:
@@ -41,10 +43,10 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             accuracy_interval(len(good), len(labelled), CONFIDENCE_ALPHA, alpha)
         )
         out["certified_accuracy_at_radius"] = _curve_of_radii(good, len(labelled))
-        if good and all("snr_db" in r["views"] for r in good):
-            out["certified_accuracy_at_snr_db"] = _curve_of_snr(good, len(labelled), "snr_db")
-        if good and all("file_snr_db" in r["views"] for r in good):
-            out["certified_accuracy_at_file_snr_db"] = _curve_of_snr(good, len(labelled), "file_snr_db")
+        for view in ("snr_db", "file_snr_db"):
+            # A radius of 0 has no level, and is certified at none.
+            if good and all(view in r["views"] or r["radius"] == 0 for r in good):
+                out[f"certified_accuracy_at_{view}"] = _curve_of_snr(good, len(labelled), view)
     out["medians_over"] = "certified and correct clips" if labelled else "certified clips"
     if good:
         out["median_radius"] = median(r["radius"] for r in good)
@@ -63,17 +65,12 @@ def _curve_of_radii(good: Sequence[Mapping[str, Any]], total: int) -> dict[str, 
     if not good:
         return {}
     sigma = float(good[0]["sigma"])
-    grid = [0.0, *(sigma * k / 2 for k in range(1, 8))]
-    # A key rounded up would claim more than was counted.
-    return {
-        format_down(r, significant=6): sum(g["radius"] > r if r == 0 else g["radius"] >= r for g in good)
-        / total
-        for r in grid
-    }
+    grid = good[0].get("radii") or [0.0, *(sigma * k / 2 for k in range(1, 8))]
+    # A key rounded up would claim more than was counted. Every certificate holds at some radius above 0.
+    return {format_down(r, significant=6): sum(g["radius"] >= r for g in good) / total for r in grid}
 
 
 def _curve_of_snr(good: Sequence[Mapping[str, Any]], total: int, view: str) -> dict[str, float]:
     """Share certified against every perturbation at this SNR or quieter: the clip's own SNR is at most it."""
-    return {
-        str(s): sum(g["views"][view] is None or g["views"][view] <= s for g in good) / total for s in SNR_GRID
-    }
+    levels = [g["views"].get(view, math.inf) for g in good]
+    return {str(s): sum(level is None or level <= s for level in levels) / total for s in SNR_GRID}

@@ -1,0 +1,554 @@
+"""Executors: a run on Ray is the run on this machine, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import soundcert
+from helpers import HIGH, LOW, WAVEFORM, records, tone, without_times, write, write_tone_model, yaml_of
+from soundcert.cli import run as command_line
+from soundcert.config import Config, load_config
+from soundcert.data import Item, load_items
+from soundcert.errors import ConfigError, MissingDependencyError, ModelError, RunError
+from soundcert.runs import certify_run, executors
+from soundcert.runs.executors import Executor, LocalExecutor, RayExecutor, _chunks, _RayWorkers
+from soundcert.runs.work import Work
+
+# --- the list, cut into chunks ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 16, 100])
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 100, 1001])
+def test_chunks_are_the_list_in_its_order_and_grow_shorter(count, workers):
+    chunks = _chunks(range(count), workers)
+    assert [i for chunk in chunks for i in chunk] == list(range(count))
+    sizes = [len(chunk) for chunk in chunks]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(1 <= size <= 16 for size in sizes)
+
+
+@pytest.mark.parametrize("workers", [2, 4, 16])
+@pytest.mark.parametrize("per_worker", [4, 20, 100])
+def test_equal_workers_finish_within_a_clip_of_each_other(workers, per_worker):
+    busy = [0] * workers
+    for chunk in _chunks(range(workers * per_worker), workers):
+        busy[busy.index(min(busy))] += len(chunk)
+    assert max(busy) - min(busy) <= 1
+
+
+# --- the driver, over a Ray that is made up --------------------------------------------------------
+
+
+class RayError(Exception):
+    pass
+
+
+class ActorDiedError(RayError):
+    actor_init_failed = False
+
+
+class RayTaskError(RayError):
+    pass
+
+
+Judge = Callable[["FakeActor", str, Sequence[Any]], Exception | str | None]
+
+
+class FakeActor:
+    """An actor of this process. judge: what becomes of a call, an exception, "never" or None."""
+
+    def __init__(self, ray: FakeRay, number: int, real: Any) -> None:
+        self.ray, self.number, self.real, self.killed = ray, number, real, False
+
+    def __getattr__(self, method: str) -> Any:
+        def remote(*args: Any) -> object:
+            reference = object()
+            self.ray.calls[reference] = (self, method, args)
+            self.ray.log.append((self.number, method, args))
+            return reference
+
+        return SimpleNamespace(remote=remote)
+
+
+class FakeRay:
+    """As much of Ray as the executor uses. Answers come in a random order."""
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+
+    def __init__(self, judge: Judge = lambda *_: None, seed: int = 0, cpus: float = 2) -> None:
+        self.judge, self.random, self.cpus = judge, random.Random(seed), cpus
+        self.actors: list[FakeActor] = []
+        self.calls: dict[object, tuple[FakeActor, str, tuple[Any, ...]]] = {}
+        self.log: list[tuple[int, str, tuple[Any, ...]]] = []
+        self.sessions: list[Any] = []
+
+    def is_initialized(self) -> bool:
+        return bool(self.sessions) and self.sessions[-1] is not None
+
+    def init(self, **options: Any) -> None:
+        self.sessions.append(options)
+
+    def shutdown(self) -> None:
+        self.sessions.append(None)
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus, "memory": 1e9} if self.cpus else {"memory": 1e9}
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def remote(self, **_: Any) -> Any:
+        def of(cls: type) -> Any:
+            def make(*args: Any) -> FakeActor:
+                self.actors.append(FakeActor(self, len(self.actors), cls(*args)))
+                return self.actors[-1]
+
+            return SimpleNamespace(remote=make)
+
+        return of
+
+    def wait(self, references: list[object], num_returns: int) -> tuple[list[object], list[object]]:
+        assert num_returns == 1
+        coming = [r for r in references if self.judge(*self.calls[r]) != "never"]
+        assert coming, "the driver waits for what never comes"
+        return [self.random.choice(coming)], []
+
+    def get(self, reference: object) -> Any:
+        actor, method, args = self.calls[reference]
+        verdict = self.judge(actor, method, args)
+        if isinstance(verdict, Exception):
+            raise verdict
+        return getattr(actor.real, method)(*args)
+
+    def kill(self, actor: FakeActor) -> None:
+        actor.killed = True
+
+
+class FakeWorker:
+    """Answers a clip with its name; some names are trouble."""
+
+    def __init__(self, work: Any, threads: int) -> None:
+        assert threads == 1
+        if work.config == "broken":
+            raise ModelError("the weights are torn")
+
+    def certify(self, items: Sequence[Item], shares: Any) -> Iterator[dict[str, Any]]:
+        for item in items:
+            if item.name == "torn":
+                raise ModelError("the model changes its mind")
+            yield {"clip": item.name, "shares": shares}
+
+    def pilots(self, items: Sequence[Item]) -> Iterator[tuple[str, str]]:
+        for item in items:
+            yield item.name, "pilot"
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "Worker", FakeWorker)
+    monkeypatch.setattr(executors, "_facts", lambda _: {"version of soundcert": "1", "model": "m"})
+
+
+WORK = Work("config", None, "engine")  # type: ignore[arg-type]
+
+
+def clips(count: int) -> list[Item]:
+    return [Item(f"{i:03}", Path(f"clips/{i}.wav"), None) for i in range(count)]
+
+
+def fake_run(ray: FakeRay, count: int, size: int, patience: int = 4) -> list[str]:
+    pool = _RayWorkers(ray, WORK, size, patience)
+    try:
+        return [record["clip"] for record in pool.certify(clips(count), None)]
+    finally:
+        pool.close()
+        assert all(actor.killed for actor in ray.actors), "an actor is left behind"
+
+
+def dies(*_: Any) -> ActorDiedError:
+    return ActorDiedError("The actor died unexpectedly.\nMore lines.")
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_records_come_in_the_order_of_the_list_whichever_worker_is_first(size, seed):
+    ray = FakeRay(seed=seed)
+    assert fake_run(ray, 50, size) == [item.name for item in clips(50)]
+    assert len(ray.actors) == size
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("seed", range(20))
+def test_lost_workers_cost_no_clip_and_no_clip_comes_twice(seed):
+    draw = random.Random(seed)
+    fates: dict[tuple[int, int], bool] = {}
+
+    def judge(actor: FakeActor, _: str, args: Sequence[Any]) -> Exception | None:
+        # Every call has one fate, and what died stays dead.
+        if actor.killed:
+            return dies()
+        return dies() if fates.setdefault((actor.number, id(args)), draw.random() < 0.2) else None
+
+    ray = FakeRay(judge, seed)
+    assert fake_run(ray, 60, 3, patience=30) == [item.name for item in clips(60)]
+    lost = sum(fates.values())
+    assert lost
+    assert len(ray.actors) <= 3 + lost
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_node_with_many_workers_may_be_lost_at_once():
+    gone: list[bool] = []
+
+    def judge(actor: FakeActor, method: str, _: Sequence[Any]) -> Exception | None:
+        if method == "certify" and len(ray.actors) == 64:
+            gone.append(True)
+        return dies() if gone and actor.number < 60 else None
+
+    ray = FakeRay(judge)
+    assert fake_run(ray, 500, 64) == [item.name for item in clips(500)]
+    assert len(ray.actors) > 64
+
+
+@pytest.mark.usefixtures("made_up")
+def test_workers_that_never_start_are_not_waited_for():
+    ray = FakeRay(lambda actor, *_: "never" if actor.number >= 2 else None)
+    assert fake_run(ray, 30, 5) == [item.name for item in clips(30)]
+
+
+@pytest.mark.usefixtures("made_up")
+def test_clips_that_kill_their_workers_are_named():
+    def judge(_: FakeActor, method: str, args: Sequence[Any]) -> Exception | None:
+        return dies() if method == "certify" and any(i.name == "010" for i in args[0]) else None
+
+    ray = FakeRay(judge)
+    with pytest.raises(
+        RunError, match=r"4 Ray workers .* same clips, 0.. to 0.. \(The actor died .*--resume"
+    ):
+        fake_run(ray, 40, 2, patience=3)
+    given = [args[0] for _, method, args in ray.log if method == "certify"]
+    assert sum(any(i.name == "010" for i in items) for items in given) == 4
+
+
+@pytest.mark.usefixtures("made_up")
+def test_one_clip_is_named_alone():
+    def judge(_: FakeActor, method: str, __: Sequence[Any]) -> Exception | None:
+        return dies() if method == "certify" else None
+
+    with pytest.raises(
+        RunError, match=r"same clips, 000 \(The actor died unexpectedly\.\); what was recorded"
+    ):
+        fake_run(FakeRay(judge), 2, 2, patience=1)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_workers_that_never_live_end_the_run():
+    ray = FakeRay(dies)
+    with pytest.raises(RunError, match="7 Ray workers in a row were lost without an answer"):
+        fake_run(ray, 10, 3, patience=2)
+    assert len(ray.actors) == 9
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_lost_worker_is_killed_since_it_may_only_be_out_of_reach():
+    ray = FakeRay(lambda actor, *_: dies() if actor.number == 0 else None)
+    pool = _RayWorkers(ray, WORK, 1, 4)
+    list(pool.certify(clips(3), None))
+    assert [actor.killed for actor in ray.actors] == [True, False]
+    pool.close()
+    assert [actor.killed for actor in ray.actors] == [True, True]
+
+
+@pytest.mark.usefixtures("made_up")
+def test_an_error_of_a_clip_or_of_the_model_is_that_of_one_machine():
+    pool = _RayWorkers(FakeRay(), WORK, 2, 4)
+    items = [*clips(20), Item("torn", Path("torn.wav"), None)]
+    with pytest.raises(ModelError, match="the model changes its mind"):
+        list(pool.certify(items, None))
+    broken = _RayWorkers(FakeRay(), Work("broken", None, "engine"), 2, 4)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="the weights are torn"):
+        list(broken.certify(clips(3), None))
+
+
+@pytest.mark.usefixtures("made_up")
+def test_an_error_of_the_program_is_not_tried_again():
+    error = RayTaskError("ray::certify() ...\nZeroDivisionError")
+    ray = FakeRay(lambda _, method, __: error if method == "certify" else None)
+    with pytest.raises(RayTaskError, match="ZeroDivisionError"):
+        fake_run(ray, 10, 1)
+    assert len(ray.actors) == 1
+    never_made = ActorDiedError("The actor died because of an error raised in its creation task")
+    never_made.actor_init_failed = True
+    with pytest.raises(ActorDiedError, match="creation task"):
+        fake_run(FakeRay(lambda *_: never_made), 10, 1)
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("kind", [RayTaskError, ActorDiedError])
+def test_a_node_without_soundcert_is_named_in_one_line(kind):
+    error = kind("failed to import\n  File ...\nModuleNotFoundError: No module named 'soundcert'")
+    with pytest.raises(MissingDependencyError, match=r"cannot import soundcert: install .* on every node"):
+        fake_run(FakeRay(lambda *_: error), 10, 1)
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("name", ["model", "version of soundcert"])
+def test_a_node_with_another_model_or_version_is_refused(name, monkeypatch):
+    ray = FakeRay()
+    pool = _RayWorkers(ray, WORK, 2, 4)
+    there = {"version of soundcert": "1", "model": "m", name: "another"}
+    monkeypatch.setattr(executors, "_facts", lambda _: there)
+    with pytest.raises(ConfigError, match=rf"another {name} \(another\) than this process"):
+        list(pool.certify(clips(5), None))
+    assert [method for _, method, _ in ray.log if method == "certify"] == []
+
+
+@pytest.mark.usefixtures("made_up")
+def test_workers_get_absolute_paths_and_the_shares(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ray = FakeRay()
+    pool = _RayWorkers(ray, Work("config", Path("here"), "engine"), 1, 4)  # type: ignore[arg-type]
+    assert list(pool.pilots(clips(2))) == [("000", "pilot"), ("001", "pilot")]
+    assert [r["shares"] for r in pool.certify(clips(1), {"digest": "share"})] == [{"digest": "share"}]  # type: ignore[dict-item]
+    assert ray.actors[0].real._work.base == tmp_path / "here"
+    sent = [item.path for _, method, args in ray.log if method != "start" for item in args[0]]
+    assert sent == [tmp_path / "clips" / f"{i}.wav" for i in (0, 1, 0)]
+    assert list(pool.certify([], None)) == []
+    assert len(ray.actors) == 1, "workers are kept from the pilots to the certificates"
+
+
+@pytest.mark.usefixtures("made_up")
+def test_the_session_that_was_begun_is_ended_and_no_other(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray = FakeRay(cpus=3)
+    monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+
+    def begun(executor: RayExecutor) -> tuple[Any, int]:
+        with executor.start(WORK) as pool:
+            assert isinstance(pool, _RayWorkers)
+            options, size = ray.sessions[-1], pool._size
+        return options, size
+
+    own = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    assert begun(RayExecutor()) == ({"address": "local", "num_cpus": None, **own}, 3)
+    assert begun(RayExecutor(workers=5)) == ({"address": "local", "num_cpus": 5, **own}, 5)
+    assert begun(RayExecutor("auto")) == ({"address": "auto", **quiet}, 3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert begun(RayExecutor()) == ({"address": address, **quiet}, 3)
+        assert begun(RayExecutor("auto")) == ({"address": address, **quiet}, 3)
+        assert begun(RayExecutor("local"))[0]["address"] == "local"
+    assert ray.sessions[1::2] == [None] * 6
+    with pytest.raises(KeyError), RayExecutor("local").start(WORK):
+        raise KeyError
+    assert ray.sessions[-1] is None
+    ray.sessions, ray.cpus = ["that of somebody else"], 0
+    assert begun(RayExecutor("auto")) == ("that of somebody else", 1)
+    assert ray.sessions == ["that of somebody else"]
+
+
+def test_without_ray_the_error_names_the_package_to_install(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    call = ["certify", str(home / "kws.yaml"), "--out", str(tmp_path / "run"), "--executor", "ray"]
+    assert command_line(call) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'soundcert[ray]'" in line
+
+
+# --- Ray -------------------------------------------------------------------------------------------
+
+ODD = '''
+import os
+from dataclasses import dataclass
+from soundcert.errors import ModelError
+from soundcert.stages import Stage
+
+@dataclass(frozen=True)
+class Odd(Stage):
+    """A stage that only works in the process that starts the run."""
+
+    family = "other"
+
+    def __call__(self, x):
+        if os.environ["SOUNDCERT_TEST_DRIVER"] != str(os.getpid()):
+            raise ModelError("the model is odd here")
+        return x
+'''
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installed package with a stage of its own."""
+    root = tmp_path_factory.mktemp("packages")
+    (root / "odd.py").write_text(ODD)
+    (root / "odd-1.dist-info").mkdir()
+    (root / "odd-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1\n")
+    (root / "odd-1.dist-info" / "entry_points.txt").write_text("[soundcert.stages]\nodd = odd:Odd\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of every fate, with a budget that takes each a moment."""
+    root = tmp_path_factory.mktemp("executors")
+    even = write_tone_model(root / "tones.safetensors")
+    for i in range(6):
+        write(root / "clips" / "low" / f"{i}.wav", tone(LOW, i))
+        write(root / "clips" / "high" / f"{i}.wav", tone(HIGH, i))
+    write(root / "clips" / "low" / "even.wav", even)
+    (root / "clips" / "high" / "broken.wav").write_bytes(b"RIFF")
+    (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=4000))
+    (root / "odd.yaml").write_text(yaml_of([*WAVEFORM[:-2], "odd", *WAVEFORM[-2:]]))
+    return root
+
+
+def configured(home: Path, name: str = "kws.yaml") -> tuple[Config, list[Item]]:
+    config = load_config(home / name)
+    assert config.data is not None
+    return config, load_items(config.data, home)
+
+
+def certify(home: Path, out: Path, executor: Executor, **kwargs: Any) -> list[dict[str, Any]]:
+    certify_run(*configured(home), out, base=home, executor=executor, **kwargs)
+    return without_times(out)
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What this machine says without Ray."""
+    out = certify(home, tmp_path_factory.mktemp("local") / "run", LocalExecutor())
+    assert {record["status"] for record in out} == {"certified", "abstained", "failed"}
+    return out
+
+
+@pytest.fixture(scope="module")
+def cluster(packages: Path) -> Iterator[Any]:
+    """Two nodes of one CPU each on this machine, which notice soon that one of them is gone."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'soundcert[ray]'")
+    from ray.cluster_utils import Cluster
+
+    source = Path(soundcert.__file__).parents[1]
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers take the environment of their node, and must find soundcert, installed or not.
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(source), str(packages)]))
+        patch.syspath_prepend(str(packages))
+        patch.setenv("SOUNDCERT_TEST_DRIVER", str(os.getpid()))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        settings = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
+        settings |= {"health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
+        small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args={**small, "_system_config": settings})
+        try:
+            made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+            made.wait_for_nodes()
+            yield made
+        finally:
+            made.shutdown()
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with every worker that the driver misses."""
+    seen: list[int] = []
+    check = _RayWorkers._check_patience
+
+    def noted(self: _RayWorkers, lost: int, chunk: Any, error: Exception) -> None:
+        seen.append(lost)
+        check(self, lost, chunk, error)
+
+    monkeypatch.setattr(_RayWorkers, "_check_patience", noted)
+    return seen
+
+
+def busy_worker() -> int:
+    """The process of a worker that has clips."""
+    import psutil  # comes with Ray
+
+    while True:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if process.name().startswith("ray::_Remote.ce") or process.cmdline()[0].startswith(
+                    "ray::_Remote.certify"
+                ):
+                    return int(process.pid)
+            except (psutil.Error, IndexError):
+                continue
+
+
+def at_first_record(act: Callable[[], None]) -> Callable[[Any], None]:
+    return lambda progress: act() if progress.done == 1 else None
+
+
+def test_a_killed_worker_changes_nothing(cluster, home, whole, losses, tmp_path):
+    def kill() -> None:
+        os.kill(busy_worker(), signal.SIGKILL)
+
+    run = tmp_path / "run"
+    out = certify(home, run, RayExecutor(cluster.address), progress=at_first_record(kill))
+    assert losses
+    assert out == whole
+    assert all("seconds" in record for record in records(run) if record["status"] != "failed")
+
+
+def test_a_run_begun_here_is_resumed_on_a_cluster(cluster, home, whole, tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop() -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        certify(home, tmp_path / "run", LocalExecutor(), progress=at_first_record(stop))
+    assert without_times(tmp_path / "run") == whole[:1]
+    assert certify(home, tmp_path / "run", RayExecutor(cluster.address), resume=True) == whole
+
+
+def test_an_error_of_the_model_in_a_worker_is_one_line(cluster, home, tmp_path, capsys):
+    call = ["certify", str(home / "odd.yaml"), "--out", str(tmp_path / "run")]
+    assert command_line([*call, "--executor", "ray", "--address", cluster.address]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "soundcert: the model is odd here"
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:1", "Connection refused"),
+        ("[::1]:1", ""),
+        ("nowhere.invalid:6379", ""),
+        ("127.0.0.1:70000", ""),
+        ("nonsense", "Invalid address format: nonsense"),
+    ],
+)
+def test_a_cluster_that_is_none_is_one_line(home, tmp_path, capsys, address, reason):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'soundcert[ray]'")
+    call = ["certify", str(home / "kws.yaml"), "--out", str(tmp_path / "run"), "--executor", "ray"]
+    assert command_line([*call, "--address", address]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"soundcert: no Ray cluster at {address!r}: ")
+    assert reason in line
+
+
+def test_a_lost_node_changes_nothing(cluster, home, whole, losses, tmp_path):
+    """The last one: it leaves a cluster of one node."""
+
+    def lose() -> None:
+        (node,) = cluster.worker_nodes
+        cluster.remove_node(node, allow_graceful=False)
+
+    out = certify(home, tmp_path / "run", RayExecutor(cluster.address), progress=at_first_record(lose))
+    assert losses
+    assert out == whole
