@@ -402,13 +402,12 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of every fate, with a budget that takes each a moment."""
+    """Clips that are certified and one that fails, with a budget that takes each a moment."""
     root = tmp_path_factory.mktemp("executors")
-    even = write_tone_model(root / "tones.safetensors")
+    write_tone_model(root / "tones.safetensors")
     for i in range(6):
         write(root / "clips" / "low" / f"{i}.wav", tone(LOW, i))
         write(root / "clips" / "high" / f"{i}.wav", tone(HIGH, i))
-    write(root / "clips" / "low" / "even.wav", even)
     (root / "clips" / "high" / "broken.wav").write_bytes(b"RIFF")
     (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=4000))
     (root / "odd.yaml").write_text(yaml_of([*WAVEFORM[:-2], "odd", *WAVEFORM[-2:]]))
@@ -430,7 +429,7 @@ def certify(home: Path, out: Path, executor: Executor, **kwargs: Any) -> list[di
 def whole(home: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What this machine says without Ray."""
     out = certify(home, tmp_path_factory.mktemp("local") / "run", LocalExecutor())
-    assert {record["status"] for record in out} == {"certified", "abstained", "failed"}
+    assert {record["status"] for record in out} == {"certified", "failed"}
     return out
 
 

@@ -166,24 +166,51 @@ def mel_filters(
 
 
 @lru_cache(maxsize=64)
-def _tensor(make: str, args: tuple[object, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a transposed matrix, `(inputs, outputs)`, to multiply rows with."""
-    matrix = dct_matrix(*args) if make == "dct" else mel_filters(*args)
-    columns = np.repeat(matrix.T, 2, axis=0) if make == "mel pairs" else matrix.T
+def _dct_columns(n_mfcc: int, n_mels: int, lifter: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the transposed DCT, `(n_mels, n_mfcc)`, to multiply rows with."""
+    return _columns(dct_matrix(n_mfcc, n_mels, lifter), dtype, device)
+
+
+def _columns(matrix: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.from_numpy(np.array(columns, order="C")).to(device=device, dtype=dtype)
+        return torch.from_numpy(np.array(matrix.T, order="C")).to(device=device, dtype=dtype)
+
+
+# A band covers a few bins, so most of a product with all filters is zeros: neighbouring bands are taken
+# together in this many products, each over their own bins. More are slower: their matrices are too narrow.
+_GROUPS = 2
+
+
+@lru_cache(maxsize=64)
+def _filter_groups(
+    args: tuple[object, ...], repeat: int, dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[int, int, Tensor], ...]:
+    """Return, per group of bands, its first and last value and the filters over them, `(values, bands)`.
+
+    repeat: values a bin, 2 where real and imaginary squares are still apart.
+    """
+    filters = mel_filters(*args)
+    groups = []
+    for group in np.array_split(filters, min(_GROUPS, len(filters))):
+        used = np.flatnonzero(group.any(axis=0))
+        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        columns = _columns(np.repeat(group[:, first:last], repeat, axis=1), dtype, device)
+        groups.append((first * repeat, last * repeat, columns))
+    return tuple(groups)
 
 
 def _log_mel(stage: LogMel | Mfcc, x: Tensor) -> Tensor:
     """Return log-mel features, `(batch, frames, n_mels)`."""
     key = (stage.rate, stage.n_fft, stage.n_mels, stage.f_min, stage.f_max, stage.mel_scale, stage.mel_norm)
-    if stage.power == 2.0:
-        # One product sums real and imaginary squares and applies the filters.
-        bands = torch.matmul(
-            _square(_stft(stage, x)).flatten(-2), _tensor("mel pairs", key, x.dtype, x.device)
-        )
-    else:
-        bands = torch.matmul(_spectrum(stage, x), _tensor("mel", key, x.dtype, x.device))
+    # With powers, one product sums real and imaginary squares and applies the filters.
+    values, repeat = (
+        (_square(_stft(stage, x)).flatten(-2), 2) if stage.power == 2.0 else (_spectrum(stage, x), 1)
+    )
+    groups = _filter_groups(key, repeat, x.dtype, x.device)
+    # As a matrix, whose columns are cut without a copy.
+    rows = values.flatten(0, 1)
+    bands = torch.cat([rows[:, first:last] @ columns for first, last, columns in groups], dim=1)
+    bands = bands.unflatten(0, values.shape[:2])
     bands = bands + stage.floor if stage.floor_mode == "add" else bands.clamp(min=stage.floor)
     if stage.log == "ln":
         return torch.log(bands)
@@ -311,7 +338,7 @@ class Mfcc(Stage):
         require(self.lifter >= 0, self, "lifter", "zero or positive")
 
     def __call__(self, x: Tensor) -> Tensor:
-        dct = _tensor("dct", (self.n_mfcc, self.n_mels, self.lifter), x.dtype, x.device)
+        dct = _dct_columns(self.n_mfcc, self.n_mels, self.lifter, x.dtype, x.device)
         return torch.matmul(_log_mel(self, x), dct).transpose(1, 2).contiguous()
 
     def space(self, before: Space) -> Space:
