@@ -24,11 +24,13 @@ shift 2
 # shellcheck disable=SC1091
 source "${SOUNDCERT_ENV:-.venv}/bin/activate"
 
-# A job has a port and a folder of its own: several jobs may share a node.
+# A job has a port, a folder and a password of its own: several jobs may share a node.
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
 address=$head:$port
 others=$((SLURM_JOB_NUM_NODES - 1))
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
 
 srun --nodes=1 --ntasks=1 --nodelist="$head" \

@@ -195,7 +195,8 @@ class _Queue(Generic[T]):
         """Return the parts of the next micro-batch, all of one base classifier; None when all is done."""
         with self._changed:
             while not self._stopped:
-                self._read_ahead()
+                with self._failing():
+                    self._read_ahead()
                 if self._waiting:
                     return self._pack()
                 if self._tasks is None and not self._active:
@@ -214,8 +215,18 @@ class _Queue(Generic[T]):
                 active.answered += part.count
                 at += part.count
                 if not active.waiting and active.answered == active.given:
-                    self._go_on(active)
+                    with self._failing():
+                        self._go_on(active)
             self._changed.notify_all()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        # Before the lock is let go: to another worker, a generator that raised is merely at its end.
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise
 
     def _read_ahead(self) -> None:
         while self._tasks is not None and self._active < _MOST_TASKS:

@@ -446,6 +446,7 @@ def cluster(packages: Path) -> Iterator[Any]:
         patch.syspath_prepend(str(packages))
         patch.setenv("SOUNDCERT_TEST_DRIVER", str(os.getpid()))
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         settings = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
         settings |= {"health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
         small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}

@@ -52,7 +52,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that stands, so that whole files can be compared."""
-    module = sys.modules["soundcert.runs.certify_run"]
+    module = sys.modules["soundcert.runs.work"]
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: 0.0))
 
 
