@@ -360,6 +360,28 @@ def test_the_session_that_was_begun_is_ended_and_no_other(monkeypatch):
     assert ray.sessions == ["that of somebody else"]
 
 
+def test_a_cluster_that_cannot_be_joined_says_why(monkeypatch):
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+
+    def refuse(**_: Any) -> None:
+        error = ConnectionError("Failed to connect.")
+        raise error from RuntimeError("Last error: Traceback ...\nInvalidAuthToken: token is missing")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(
+        ConfigError, match=r"no Ray cluster at 'auto': it asks for its token: set RAY_AUTH_MODE="
+    ):
+        RayExecutor("auto").start(WORK).__enter__()
+
+    def fail(**_: Any) -> None:
+        raise RuntimeError("no space for the object store\nand more")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(ConfigError, match=r"^Ray cannot start here: no space for the object store$"):
+        RayExecutor("local").start(WORK).__enter__()
+
+
 def test_without_ray_the_error_names_the_package_to_install(home, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     call = ["certify", str(home / "kws.yaml"), "--out", str(tmp_path / "run"), "--executor", "ray"]

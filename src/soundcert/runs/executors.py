@@ -112,7 +112,10 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         where = "Ray cannot start here" if address == "local" else f"no Ray cluster at {address!r}"
-        raise ConfigError(f"{where}: {_first_line(error.__cause__ or error)}") from error
+        reason = _first_line(error)
+        if "InvalidAuthToken" in str(error.__cause__):
+            reason = "it asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to the token"
+        raise ConfigError(f"{where}: {reason}") from error
 
 
 class _Remote:
@@ -272,7 +275,7 @@ def _refuse_broken_node(ray: Any, error: Exception) -> None:
         raise error
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
