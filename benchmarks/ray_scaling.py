@@ -1,7 +1,7 @@
 """Measure what a second node brings on a Ray cluster, and what losing one costs; print JSON.
 
-    python benchmarks/ray_scaling.py            # about five minutes on two idle cores
-    python benchmarks/ray_scaling.py --n 300    # a rough look
+    python benchmarks/ray_scaling.py                       # about six minutes on two idle cores
+    python benchmarks/ray_scaling.py --n 300 --rounds 1    # a rough look
 
 The bundled keyword spotter (waveform contract) certifies the bundled clips
 
@@ -12,8 +12,8 @@ The bundled keyword spotter (waveform contract) certifies the bundled clips
   twice: what a second CPU of this machine is worth at all, since cores share their caches, their clock and,
   as hyperthreads, their arithmetic.
 
-Workers are started and warmed up before the clock runs. Certificates are compared with those of the plain
-process. `section` writes the result as Markdown, for README.md here.
+Workers are started and warmed up before the clock runs. The runs alternate over some rounds, and medians
+are reported. Certificates are compared with those of the plain process. `section` writes the result as Markdown, for README.md here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import csv
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -119,8 +120,8 @@ def plain_process(n: int) -> None:
         print(json.dumps(timed(workers, items)))
 
 
-def measure(n: int) -> dict[str, Any]:
-    """Return the figures. Runs that are compared follow each other, so that a drifting machine moves both."""
+def measure(n: int, rounds: int) -> dict[str, Any]:
+    """Return the figures: medians over rounds, in which the runs take turns."""
     source = str(Path(soundcert.__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -131,22 +132,30 @@ def measure(n: int) -> dict[str, Any]:
         "Ray, two nodes": lambda: on_ray(2, n),
         "Ray, two nodes, one lost": lambda: on_ray(2, n, lose_one=True),
     }
-    seconds, records = {}, {}
-    for name, run in runs.items():
-        seconds[name], records[name] = run()
-        print(f"{name}: {seconds[name]:.1f} s", file=sys.stderr, flush=True)
-    expected = records["one plain process"]
+    every: dict[str, list[float]] = {name: [] for name in runs}
+    expected, equal = None, True
+    for _ in range(rounds):
+        for name, run in runs.items():
+            taken, records = run()
+            every[name].append(taken)
+            expected = expected or records
+            equal = equal and records == expected
+            print(f"{name}: {taken:.1f} s", file=sys.stderr, flush=True)
+    assert expected
+    seconds = {name: statistics.median(values) for name, values in every.items()}
     one, two, lost = (seconds[f"Ray, {name}"] for name in ("one node", "two nodes", "two nodes, one lost"))
     return {
         "clips": len(expected),
         "n": n,
+        "rounds": rounds,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "all seconds": {name: [round(value, 2) for value in values] for name, values in every.items()},
         "two nodes against one": round(one / two, 3),
         "two processes against one": round(
             2 * seconds["one plain process"] / seconds["two plain processes, the work twice"], 3
         ),
         "two nodes, one lost, against one": round(one / lost, 3),
-        "equal certificates": all(of == expected for of in records.values()),
+        "equal certificates": equal,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} logical CPUs",
     }
@@ -160,7 +169,7 @@ def section(result: Mapping[str, Any]) -> str:
         "",
         f"Written by `python benchmarks/ray_scaling.py`. The bundled keyword spotter on {result['clips']} bundled "
         f"clips at n = {result['n']}; nodes of one CPU each on one machine ({result['machine']}), workers started "
-        "beforehand.",
+        f"beforehand, medians of {result['rounds']} alternating rounds.",
         "",
         "| | seconds |",
         "|---|---:|",
@@ -180,13 +189,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--n", type=int, default=3000, help="noisy draws a clip")
+    parser.add_argument("--n", type=int, default=2000, help="noisy draws a clip")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each run is made")
     parser.add_argument("--plain", action="store_true", help="be one of the plain processes")
     options = parser.parse_args()
     if options.plain:
         plain_process(options.n)
     else:
-        print(json.dumps(measure(options.n), indent=2, ensure_ascii=False))
+        print(json.dumps(measure(options.n, options.rounds), indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ abstention of PREDICT, Hung and Fithian 2019.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,8 +101,9 @@ class SmoothedClassifier:
         sampling.check(float(self.pipe.noise.sigma))
         shares = None
         if isinstance(policy, Budget):
+            check_pilots(sampling, len(clips))
             started = time.perf_counter()
-            pilots = dict(self.pilot_stream(clips, sampling))
+            pilots = list(self.pilot_stream(clips, sampling))
             shares = share(pilots, policy, sampling, time.perf_counter() - started)
         return list(self.certify_stream(clips, sampling, shares))
 
@@ -250,17 +251,32 @@ class Sampling:
 
 
 def share(
-    pilots: Mapping[str, Pilot], budget: Budget, sampling: Sampling, seconds: float
+    pilots: Sequence[tuple[str, Pilot]], budget: Budget, sampling: Sampling, seconds: float
 ) -> dict[str, tuple[Pilot, int]]:
-    """Return each clip's pilot and fresh draws, by its digest. seconds: what the pilots took."""
-    spent = sum(pilot.n for pilot in pilots.values())
+    """Return each clip's pilot and fresh draws, by its digest.
+
+    pilots: digest and pilot of every clip, copies of one recording each for itself. seconds: what they took.
+    """
+    spent = sum(pilot.n for _, pilot in pilots)
     if budget.seconds is not None:
         passes = int(spent * max(0.0, budget.seconds - seconds) / max(seconds, 1e-9))
     else:
         assert budget.passes is not None
         passes = budget.passes - spent
-    sizes = share_out(pilots, max(0, passes), sampling.n, sampling.alpha)
-    return {key: (pilots[key], size) for key, size in sizes.items()}
+    by_digest = dict(pilots)
+    clips = Counter(digest for digest, _ in pilots)
+    sizes = share_out(by_digest, max(0, passes), sampling.n, sampling.alpha, clips)
+    return {key: (by_digest[key], size) for key, size in sizes.items()}
+
+
+def check_pilots(sampling: Sampling, clips: int) -> None:
+    """Refuse a budget that the pilots of so many clips would already exceed."""
+    budget = sampling.policy
+    if isinstance(budget, Budget) and budget.passes is not None and clips * sampling.n0 > budget.passes:
+        raise ConfigError(
+            f"a budget of {budget.passes} passes is less than the pilots of {clips} clips, n0 = {sampling.n0} draws "
+            "each: raise `passes`, or lower n0"
+        )
 
 
 def check_budget(n0: int, n: int, alpha: float, bound: BoundName) -> None:

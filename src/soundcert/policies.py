@@ -40,8 +40,7 @@ class Sampled:
     """What the draws of one clip gave.
 
     top: index of the class. counts: votes per class of the n estimation draws; first: draws that chose the
-    class and the plan. accepted: for decide, how many of the radii hold, from the smallest up; open: of the
-    rest, how many were neither accepted nor given up before the cap.
+    class and the plan. accepted: for decide, how many of the radii hold, from the smallest up.
     """
 
     top: int
@@ -70,7 +69,7 @@ def check_policy(policy: Policy | None, n: int, alpha: float, sigma: float) -> N
 def plan_of(
     policy: Policy | None, *, classes: int, n0: int, n: int, alpha: float, sigma: float
 ) -> Plan[Sampled]:
-    """Return one clip's plan. A budget needs the pilots of all clips: see `pilot`, `share_out` and `known`."""
+    """Return one clip's plan. A budget needs the pilots of all clips: see `pilot_plan`, `share_out` and `known`."""
     if isinstance(policy, Decide):
         return _decide(rules(policy, sigma, n, alpha), classes, n0)
     if isinstance(policy, Estimate):
@@ -208,18 +207,21 @@ def needed(pilot: Pilot, rel_width: float, cap: int, alpha: float) -> int:
     0 where even the pilot's upper bound at alpha could not be certified with `cap` draws.
     """
     hopeful = bounds.clopper_pearson_upper(pilot.count, pilot.n, alpha)
-    if _ratio(hopeful, cap, alpha) <= 0:
+    if bounds.certified_radius(math.ceil(cap * hopeful), cap, alpha, 1.0) is None:
         return 0
     goal = (1 - rel_width) * _ratio(pilot.p, cap, alpha)
     if goal <= 0:
         return cap
-    return next(size for size in _sizes(cap, alpha, _FINE) if _ratio(pilot.p, size, alpha) >= goal)
+    # Coarse steps first: a bound costs a tenth of a millisecond, and other clips wait for this answer.
+    enough = next(size for size in _sizes(cap, alpha, _COARSE) if _ratio(pilot.p, size, alpha) >= goal)
+    near = [size for size in _sizes(cap, alpha, _FINE) if enough / _COARSE**2 <= size < enough]
+    return next((size for size in near if _ratio(pilot.p, size, alpha) >= goal), enough)
 
 
 def _sizes(cap: int, alpha: float, step: float) -> list[int]:
     first = bounds.minimum_samples(alpha)
     steps = int(math.log(cap / first, step)) if cap > first else 0
-    return [*sorted({math.ceil(first * step**i) for i in range(steps + 1)} - {cap}), cap]
+    return [*sorted({min(cap, math.ceil(first * step**i)) for i in range(steps + 1)} - {cap}), cap]
 
 
 @lru_cache(maxsize=65536)
@@ -237,33 +239,36 @@ def pilot_plan(classes: int, n0: int) -> Plan[Pilot]:
     return Pilot(int(counts.argmax()), int(counts.max()), n0)
 
 
-def share_out(pilots: Mapping[str, Pilot], passes: int, cap: int, alpha: float) -> dict[str, int]:
+def share_out(
+    pilots: Mapping[str, Pilot], passes: int, cap: int, alpha: float, clips: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Return the draws of each clip, by its key, that add most to the sum of expected R/σ.
 
-    passes: what is left for fresh draws. Greedy by gain a pass, over sample sizes a tenth apart; a step may
-    jump over sizes that gain less, which keeps the gains falling and the greedy choice right.
+    passes: what is left for fresh draws. clips: how many clips share a key (copies of one recording), 1 by
+    default: each of them is drawn. Greedy by gain a pass, over sample sizes a tenth apart; a step may jump over
+    sizes that gain less, which keeps the gains falling and the greedy choice right.
     """
     sizes = [0, *_sizes(cap, alpha, _COARSE)]
     out = dict.fromkeys(pilots, 0)
+    copies = {key: (clips or {}).get(key, 1) for key in pilots}
     heap: list[tuple[float, str, int]] = []
+    left = passes
 
     def offer(key: str) -> None:
-        now = out[key]
-        p = pilots[key].p
+        now, p = out[key], pilots[key].p
         here = _ratio(p, now, alpha) if now else 0.0
-        best = max(
-            (((_ratio(p, s, alpha) - here) / (s - now), -s) for s in sizes if s > now), default=(0.0, 0)
-        )
-        if best[0] > 0:
-            heapq.heappush(heap, (-best[0], key, -best[1]))
+        steps = [s for s in sizes if now < s <= now + left // copies[key]]
+        gain, size = max((((_ratio(p, s, alpha) - here) / (s - now), s) for s in steps), default=(0.0, 0))
+        if gain > 0:
+            heapq.heappush(heap, (-gain, key, size))
 
     for key in pilots:
         offer(key)
     while heap:
         _, key, size = heapq.heappop(heap)
-        cost = size - out[key]
-        if cost <= passes:
-            passes -= cost
+        cost = (size - out[key]) * copies[key]
+        if cost <= left:
+            left -= cost
             out[key] = size
-            offer(key)
+        offer(key)  # what is left may still pay for a smaller step
     return out

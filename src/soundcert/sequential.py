@@ -125,12 +125,11 @@ def decision_rule(ratio: float, cap: int, alpha: float, futility: float = FUTILI
         raise ConfigError(f"futility must be from 0 and below 1, got {futility!r}")
     # The smaller the failure probability of H0, the more it is accepted: rounded down.
     failing = float(ndtr(-ratio)) * (1.0 - _PHI_ROOM)
-    alone = math.log(alpha) / math.log1p(-failing) if failing > 0 else math.inf
-    if alone * (1 + 1e-9) > cap:
+    alone = math.log(alpha * (1.0 - 2 * _ROOM)) / math.log1p(-failing) if failing > 0 else math.inf
+    if alone > cap:
         raise ConfigError(
             f"radius {ratio:.6g}σ can never be certified with n = {cap} draws at alpha = {alpha:g}: "
-            f"use n ≥ {math.ceil(alone * (1 + 1e-9)) if alone < 1e15 else 'more than can be drawn'}, "
-            "or a smaller radius"
+            f"use n ≥ {math.ceil(alone) if alone < 1e15 else 'more than can be drawn'}, or a smaller radius"
         )
     first = max(1, int(alone))
     looks = _looks(first, cap)
@@ -142,16 +141,17 @@ def decision_rule(ratio: float, cap: int, alpha: float, futility: float = FUTILI
     few = _boundary(1.0 - failing, looks, give_up) if futility else np.full(len(looks), -1)
     reject = np.where(few >= 0, looks - few, looks + 1)
     reject = np.minimum(reject, accept[-1] + 1)  # from here on no later look could accept
+    reject = np.maximum(reject, accept + 1)
     for array in (looks, accept, reject):
         array.setflags(write=False)
-    return DecisionRule(ratio, alpha, looks, accept, np.maximum(reject, accept + 1))
+    return DecisionRule(ratio, alpha, looks, accept, reject)
 
 
 def largest_ratio(cap: int, alpha: float) -> float:
     """Return the largest r/σ that `cap` draws could decide, rounded down: Φ⁻¹(alpha^{1/cap})."""
     from scipy.special import ndtri
 
-    return float(-ndtri(-math.expm1(math.log(alpha) / cap))) * (1 - 1e-8) - 1e-8
+    return float(-ndtri(-math.expm1(math.log(alpha * (1.0 - 2 * _ROOM)) / cap))) * (1 - 1e-8) - 1e-8
 
 
 def _looks(first: int, cap: int) -> np.ndarray:
@@ -216,7 +216,8 @@ class _Walk:
         if not len(self.density):
             return
         low = int(max(0, binom.ppf(self.cut, draws, self.step) - 1))
-        high = int(min(draws, binom.isf(self.cut, draws, self.step) + 1))
+        # Not isf, which gives up below 1e-16 and keeps every count.
+        high = int(draws - max(0, binom.ppf(self.cut, draws, 1.0 - self.step) - 1))
         self.density = np.convolve(self.density, binom.pmf(np.arange(low, high + 1), draws, self.step))
         self.low += low
         self.lost += 2 * self.cut

@@ -157,7 +157,7 @@ def test_the_references_agree():
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("cap", [1, 2, 3, 10, 11, 40, 100, 150])
+@pytest.mark.parametrize("cap", [1, 2, 3, 10, 11, 40, 120])
 def test_the_error_in_exact_arithmetic(cap, alpha):
     """At most alpha over all looks, at most EARLY of it before the last, and not one count could be added."""
     for rule in rules_of(cap, alpha):
@@ -442,18 +442,15 @@ def test_the_largest_ratio_can_be_accepted_and_no_larger(cap, alpha):
         decision_rule(max(0.0, most + 1e-6 * (1 + abs(most))), cap, alpha)
 
 
-@pytest.mark.xfail(strict=True, reason="the room left for rounding is larger than what alpha leaves")
 def test_an_alpha_near_one_is_refused_or_can_be_accepted():
     assert decision_rule(largest_ratio(10, 0.999), 10, 0.999).accept[-1] == 0
 
 
-@pytest.mark.xfail(strict=True, reason="reject is another array than the one made read-only")
 def test_what_is_cached_cannot_be_changed():
     rule = decision_rule(1.0, 100, 0.05)
     assert not any(array.flags.writeable for array in (rule.looks, rule.accept, rule.reject))
 
 
-@pytest.mark.xfail(strict=True, reason="binom.isf is infinitely cautious below 1e-16: all counts are kept")
 def test_what_carries_no_weight_is_not_computed():
     walk = sequential._Walk(0.5, 1e-20)
     walk.advance(40_000)

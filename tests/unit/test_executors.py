@@ -431,7 +431,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(root / "clips" / "low" / f"{i}.wav", tone(LOW, i))
         write(root / "clips" / "high" / f"{i}.wav", tone(HIGH, i))
     (root / "clips" / "high" / "broken.wav").write_bytes(b"RIFF")
-    (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=4000))
+    (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=3000))
     (root / "odd.yaml").write_text(yaml_of([*WAVEFORM[:-2], "odd", *WAVEFORM[-2:]]))
     return root
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from soundcert.audio import load_clip
-from soundcert.certify import Sampling, share
+from soundcert.certify import Sampling, check_pilots, share
 from soundcert.classifier import MICRO_BATCH, Fastest, fastest
 from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
@@ -66,6 +66,7 @@ def certify_run(
     pipe = Pipeline.from_config(config, base)
     sampling = Sampling.of(budget)
     sampling.check(float(pipe.noise.sigma))
+    check_pilots(sampling, len(items))
     check_labels(pipe, items)
     route = _preflight(pipe, items)
     chosen = _engine(budget, route, out)
@@ -127,7 +128,7 @@ def _shares(
     file = run.path / SHARES
     if not file.exists():
         started = time.perf_counter()
-        pilots = dict(workers.pilots(items))
+        pilots = list(workers.pilots(items))
         shares = share(pilots, sampling.policy, sampling, time.perf_counter() - started)
         write_json(file, {d: {"pilot": dataclasses.asdict(p), "n": n} for d, (p, n) in shares.items()})
     return {d: (Pilot(**entry["pilot"]), entry["n"]) for d, entry in read_json(file).items()}

@@ -210,7 +210,7 @@ def _log_mel(stage: LogMel | Mfcc, x: Tensor) -> Tensor:
     # As a matrix, whose columns are cut without a copy.
     rows = values.flatten(0, 1)
     bands = torch.cat([rows[:, first:last] @ columns for first, last, columns in groups], dim=1)
-    bands = bands.unflatten(0, values.shape[:2])
+    bands = bands.reshape(*values.shape[:2], -1)
     bands = bands + stage.floor if stage.floor_mode == "add" else bands.clamp(min=stage.floor)
     if stage.log == "ln":
         return torch.log(bands)
