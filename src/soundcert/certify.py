@@ -45,8 +45,10 @@ class SmoothedClassifier:
         workers: int | None = None,
         engine: EngineName = "torch",
         precision: Precision = "fp32",
+        device: str = "cpu",
     ) -> None:
         self.pipe = pipe
+        self._device = device
         self._micro_batch = micro_batch
         self._workers = workers
         self._engine: EngineName = engine
@@ -64,7 +66,7 @@ class SmoothedClassifier:
             self._bases, self._state = {}, state
         place = _place(route)
         if place not in self._bases:
-            base = BaseClassifier(route, self._micro_batch, self._engine, self._precision)
+            base = BaseClassifier(route, self._micro_batch, self._engine, self._precision, self._device)
             base.check_rows(v, key)
             self._bases[place] = base
         return self._bases[place]
@@ -117,7 +119,9 @@ class SmoothedClassifier:
         def tasks() -> Iterator[Task[Pilot]]:
             for clip, _, v, base in self._prepared(clips, sampling.seed, failed):
                 digests.append(clip.digest)
-                yield Task(base, v, sampling.seed, clip.digest, pilot_plan(base.classes, sampling.n0))
+                yield Task(
+                    base, v.to(base.device), sampling.seed, clip.digest, pilot_plan(base.classes, sampling.n0)
+                )
 
         for pilot in run_tasks(tasks(), workers=self._workers):
             yield digests.popleft(), pilot
@@ -144,7 +148,7 @@ class SmoothedClassifier:
                 plan = sampling.plan(
                     base.classes, float(route.noise.sigma), None if shares is None else shares[clip.digest]
                 )
-                yield Task(base, v, sampling.seed, clip.digest, plan)
+                yield Task(base, v.to(base.device), sampling.seed, clip.digest, plan)
 
         for sampled in run_tasks(tasks(), workers=self._workers):
             yield _conclude(*waiting.popleft(), sampled, sampling)
@@ -177,7 +181,9 @@ class SmoothedClassifier:
         used = fresh_seed() if seed is None else seed
         base = self.base(route, v, used, clip.digest)
         counts = count_votes(
-            base, [Job(v, NoiseKey(used, "prediction", clip.digest), n)], workers=self._workers
+            base,
+            [Job(v.to(base.device), NoiseKey(used, "prediction", clip.digest), n)],
+            workers=self._workers,
         )[0]
         top = int(counts.argmax())
         count = int(counts[top])
@@ -325,7 +331,7 @@ def _conclude(
         bound=sampling.bound,
         sigma=float(route.noise.sigma),
         object_norm=float(torch.linalg.vector_norm(trace[-1])),
-        contract=read_contract(route, base.engine.name),
+        contract=read_contract(route, base.computed_by),
         rate=route.object.rate,
         lsb=clip.lsb,
         policy=sampling.policy_name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from soundcert.stages import Model, NoiseStage, Stage
 # On a CPU a micro-batch stays small whatever the user asks to certify: activations of large batches outgrow
 # the caches, and at 400 rows a pass costs several times as much (benchmarks/).
 MICRO_BATCH = 16
+GPU_BATCH = 1024
 # Rows run alone and in company differ by float32 rounding, around 1e-6 of the logits' spread; a network
 # that looks at its neighbours differs by far more. bfloat16 rounds a thousand times as coarsely, and otherwise
 # at another batch size.
@@ -35,15 +37,17 @@ class BaseClassifier:
         micro_batch: int | None = None,
         engine: EngineName = "torch",
         precision: Precision = "fp32",
+        device: str = "cpu",
     ) -> None:
         self.noise: NoiseStage = route.noise
         self.shape = route.object.shape
-        self.micro_batch = micro_batch or MICRO_BATCH
+        self.device = usable_device(device)
+        self.micro_batch = micro_batch or default_batch(device)
         *between, model = route.base or (None,)
         if not isinstance(model, Model):
             raise ConfigError("the pipeline has no model below the noise: add `model` as the last stage")
         self._between: tuple[Stage, ...] = tuple(s for s in between if s is not None)
-        network = model.network_part()
+        network = _moved(model.network_part(), self.device, engine)
         for stage in route.stages:  # a model above the noise has to be a fixed map too
             if isinstance(stage, Model):
                 refuse_training_mode(stage.network_part())
@@ -52,7 +56,8 @@ class BaseClassifier:
         # A fixed example: whether the faster network is used must not depend on chance.
         example = torch.randn(self.micro_batch, *self.shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            self.engine: Engine = prepare(network, self._below(example), engine, precision)
+            example = self._below(example.to(self.device))
+            self.engine: Engine = prepare(network, example, engine, precision)
 
     def _below(self, x: Tensor) -> Tensor:
         for stage in self._between:
@@ -61,6 +66,11 @@ class BaseClassifier:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.engine(self._below(x))
+
+    @property
+    def computed_by(self) -> str:
+        """What computes the model, as the contract names it."""
+        return computed_by(self.engine.engine, self.engine.precision, self.device.type)
 
     @property
     def optimised(self) -> bool:
@@ -74,7 +84,8 @@ class BaseClassifier:
         and twice; a permutation alone would leave batch statistics unchanged and find nothing.
         """
         size = max(2, self.micro_batch)
-        rows = NoiseStream(key, self.noise.perturb_).fill_(torch.empty(size, *self.shape)) + v
+        noise = torch.empty(size, *self.shape, device=self.device)
+        rows = NoiseStream(key, self.noise.perturb_).fill_(noise) + v.to(self.device)
         middle = size // 2
         with torch.inference_mode():
             reference = self(rows.clone())
@@ -118,14 +129,47 @@ class BaseClassifier:
             compare(quiet, first, reference[first], "with its companions in the batch")
 
 
+def computed_by(engine: EngineName, precision: Precision, device: str) -> str:
+    """Return what computes a model, as a contract names it."""
+    where = "" if device == "cpu" else f" on {device.split(':', maxsplit=1)[0]}"
+    return f"{engine} {precision}{where}"
+
+
+def usable_device(name: str) -> torch.device:
+    """Return a torch device; ConfigError where it is not there."""
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} asked for, but torch sees no CUDA device here: use device: cpu")
+    return device
+
+
+def default_batch(device: str) -> int:
+    """Return the rows of a micro-batch where none are given."""
+    return MICRO_BATCH if device == "cpu" else GPU_BATCH
+
+
+def _moved(
+    network: Callable[[Tensor], Tensor], device: torch.device, engine: EngineName
+) -> Callable[[Tensor], Tensor]:
+    """Return a copy of the network on the device; itself on the CPU."""
+    if device.type == "cpu":
+        return network
+    if engine != "torch":
+        raise ConfigError(f"engine {engine!r} runs on the CPU only: use engine torch with device {device}")
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"device {device} needs an nn.Module as the model, got a {type(network).__name__}")
+    return copy.deepcopy(network).to(device)
+
+
 @dataclass(frozen=True)
 class Fastest:
-    """What a short measurement chose. rates: rows per CPU-second by "engine precision"."""
+    """What runs the model. rates: rows per CPU-second by "engine precision", where it was measured."""
 
     engine: EngineName
     precision: Precision
     micro_batch: int
     rates: Mapping[str, float]
+    device: str = "cpu"
 
 
 def fastest(route: Route, micro_batch: int | None = None) -> Fastest:

@@ -104,12 +104,19 @@ class CertifyConfig(_Numbers):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="precision of the model; in bf16 it is another classifier, certified as such"
     )
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="where noise, features and model are computed"
+    )
 
     @model_validator(mode="after")
     def _one_policy(self) -> CertifyConfig:
         named = [name for name in ("decide", "estimate", "budget") if getattr(self, name) is not None]
         if len(named) > 1:
             raise ValueError(f"choose one of {' and '.join(named)}")
+        if self.device != "cpu" and self.engine != "torch":
+            raise ValueError(
+                f"engine {self.engine} runs on the CPU only; use engine torch with {self.device}"
+            )
         if self.engine == "auto" and self.precision != "fp32":
             raise ValueError("engine auto chooses among fp32; name the engine for bf16")
         if named and self.bound != "one-sided":

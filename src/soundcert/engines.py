@@ -90,11 +90,6 @@ class Engine:
         with torch.inference_mode():  # folded weights refuse to run where gradients are recorded
             return self._run(x)
 
-    @property
-    def name(self) -> str:
-        """Engine and precision, as a contract names them."""
-        return f"{self.engine} {self.precision}"
-
     def __repr__(self) -> str:
         return f"Engine({self.engine} {self.version}, {self.precision})"
 

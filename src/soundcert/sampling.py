@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Generic, TypeVar
@@ -304,24 +304,42 @@ class _Queue(Generic[T]):
 
 def _work(queue: _Queue[Any]) -> None:
     torch.set_num_threads(1)  # the setting belongs to the thread; small batches gain nothing from more
-    buffers: dict[int, Tensor] = {}
+    places: dict[int, _Place] = {}
     try:
         with torch.inference_mode():
             while (parts := queue.take()) is not None:
                 base: BaseClassifier = parts[0].active.task.base
-                rows = buffers.get(id(base))
-                if rows is None:
-                    rows = buffers[id(base)] = torch.zeros(base.micro_batch, *base.shape)
-                filled = 0
-                for part in parts:
-                    end = filled + part.count
-                    part.stream.fill_(rows[filled:end]).add_(part.active.task.v)
-                    filled = end
-                if filled < len(rows):
-                    rows[filled:] = rows[0]  # not zeros: a gain after the noise has no value for silence
-                queue.answer(parts, votes(base(rows)).numpy()[:filled])
+                place = places.get(id(base)) or places.setdefault(id(base), _Place(base))
+                queue.answer(parts, place.run(parts))
     except BaseException as error:
         queue.fail(error)
+
+
+class _Place:
+    """Where one worker runs one base classifier: its rows, and on a GPU its stream."""
+
+    def __init__(self, base: BaseClassifier) -> None:
+        self.base = base
+        self.rows = torch.zeros(base.micro_batch, *base.shape, device=base.device)
+        self.stream: Any = torch.cuda.Stream(base.device) if base.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def run(self, parts: Sequence[_Part]) -> np.ndarray:
+        """Return the votes of a micro-batch, `(rows,)`.
+
+        On a GPU, reading them waits for this worker's own stream, while other workers' batches keep it busy.
+        """
+        with torch.cuda.stream(self.stream) if self.stream else nullcontext():
+            filled = 0
+            for part in parts:
+                end = filled + part.count
+                part.stream.fill_(self.rows[filled:end]).add_(part.active.task.v)
+                filled = end
+            if filled < len(self.rows):
+                self.rows[filled:] = self.rows[
+                    0
+                ]  # not zeros: a gain after the noise has no value for silence
+            winners: np.ndarray = votes(self.base(self.rows)).cpu().numpy()
+        return winners[:filled]
 
 
 @cache

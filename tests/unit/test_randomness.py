@@ -202,3 +202,30 @@ def test_coordinates_of_a_row_are_uncorrelated():
     np.testing.assert_allclose(covariance, np.eye(12), atol=5 * np.sqrt(2 / 20_000))
     neighbours = np.corrcoef(values[:-1, 0], values[1:, 0])[0, 1]
     assert abs(neighbours) < 4.5 / np.sqrt(20_000)
+
+
+# --- other devices ---------------------------------------------------------------------------------
+
+
+def test_rows_filled_by_blocks_do_not_depend_on_where_the_cuts_are():
+    """What a GPU does, on the CPU: whole blocks at once, and parts of them."""
+    key = NoiseKey(3, "estimation", "clip")
+
+    def rows(start: int, *counts: int) -> torch.Tensor:
+        stream = NoiseStream(key, lambda out, generator: out.normal_(generator=generator), start)
+        return torch.cat([stream._fill_blocks(torch.empty(count, 5)) for count in counts])
+
+    whole = rows(0, 40)
+    assert len(torch.unique(whole)) == whole.numel()
+    for cuts in ((1,) * 40, (8,) * 5, (3, 5, 16, 9, 7), (40,), (39, 1)):
+        assert torch.equal(rows(0, *cuts), whole)
+    for start in (1, 7, 8, 9, 23):
+        assert torch.equal(rows(start, 40 - start), whole[start:])
+
+
+def test_a_device_that_is_not_there_is_one_clear_line(monkeypatch):
+    from soundcert.classifier import usable_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch sees no CUDA device here: use device: cpu"):
+        usable_device("cuda")

@@ -17,7 +17,7 @@ import torch
 
 from soundcert.audio import load_clip
 from soundcert.certify import Sampling, check_pilots, share
-from soundcert.classifier import MICRO_BATCH, Fastest, fastest
+from soundcert.classifier import Fastest, computed_by, default_batch, fastest, usable_device
 from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
 from soundcert.data import Item
@@ -66,11 +66,12 @@ def certify_run(
     pipe = Pipeline.from_config(config, base)
     sampling = Sampling.of(budget)
     sampling.check(float(pipe.noise.sigma))
+    usable_device(budget.device)
     check_pilots(sampling, len(items))
     check_labels(pipe, items)
     route = _preflight(pipe, items)
     chosen = _engine(budget, route, out)
-    engine = f"{chosen.engine} {chosen.precision}"
+    engine = computed_by(chosen.engine, chosen.precision, chosen.device)
     contract = read_contract(route, engine) if route else None
     if route:
         for name in report_in:
@@ -138,7 +139,8 @@ def _engine(budget: CertifyConfig, route: Route | None, out: Path) -> Fastest:
     """Return what runs the model. A choice by measurement is made once: a resumed run keeps its own."""
     if budget.engine != "auto" or route is None:
         name: EngineName = "torch" if budget.engine == "auto" else budget.engine
-        return Fastest(name, budget.precision, budget.micro_batch or MICRO_BATCH, {})
+        size = budget.micro_batch or default_batch(budget.device)
+        return Fastest(name, budget.precision, size, {}, budget.device)
     if (out / RUN).exists():
         before = read_json(out / RUN).get("engine")
         if isinstance(before, dict):

@@ -44,6 +44,7 @@ class Worker:
             workers=threads,
             engine=work.engine.engine,
             precision=work.engine.precision,
+            device=work.engine.device,
         )
 
     def certify(self, items: Sequence[Item], shares: Mapping[str, Share] | None) -> Iterator[dict[str, Any]]:
