@@ -13,7 +13,8 @@ The bundled keyword spotter (waveform contract) certifies the bundled clips
   as hyperthreads, their arithmetic.
 
 Workers are started and warmed up before the clock runs. The runs alternate over some rounds, and medians
-are reported. Certificates are compared with those of the plain process. `section` writes the result as Markdown, for README.md here.
+are reported. Certificates are compared with those of the plain process. `section` writes the result as
+Markdown, for README.md here.
 """
 
 from __future__ import annotations

@@ -18,9 +18,10 @@ from torch import Tensor
 from soundcert import bounds
 from soundcert.audio import Clip
 from soundcert.bounds import BoundName
-from soundcert.certificate import Certificate, json_number, radius_views
-from soundcert.certify import check_budget, fill_contract
+from soundcert.certificate import Certificate, PolicyName, json_number, radius_views
+from soundcert.certify import Sampling, fill_contract
 from soundcert.classifier import BaseClassifier
+from soundcert.config import Budget, Policy
 from soundcert.contract import Contract, read_contract
 from soundcert.errors import ConfigError, InputError, ModelError, SoundcertError, TransportError
 from soundcert.flags import Flag
@@ -77,6 +78,7 @@ class Audit:
     flags: tuple[Flag, ...]
     passes: int
     seconds_a_pass: float | None
+    policy: PolicyName = "fixed"
     cores: int = field(default_factory=cpu_count)
 
     @property
@@ -108,6 +110,7 @@ class Audit:
             "n": self.n,
             "alpha": self.alpha,
             "bound": self.bound,
+            "policy": self.policy,
             "medians_over_usable_clips": {k: json_number(v) for k, v in self.medians().items()},
             "cost": {"passes": self.passes, "seconds_a_pass": self.seconds_a_pass, "minutes": self.minutes},
             "flags": [{"id": f.id, "detail": f.detail, "page": f.kind.page} for f in self.flags],
@@ -124,15 +127,18 @@ def audit(
     n: int = 10_000,
     alpha: float = 1e-3,
     bound: BoundName = "one-sided",
+    policy: Policy | None = None,
     seed: int = 0,
     draws: int = 16,
 ) -> Audit:
     """Say what certificates of these clips would mean, without Monte Carlo.
 
     clips: clips, or (name, error) for those that could not be read, which are listed as failed. draws:
-    noisy copies for the geometry after the noise. Raises ConfigError for a budget that certifies nothing.
+    noisy copies for the geometry after the noise. policy: how many draws a run would make, n being the most;
+    the ceiling is that of n draws. Raises ConfigError for a budget that certifies nothing.
     """
-    check_budget(n0, n, alpha, bound)
+    sampling = Sampling(n0, n, alpha, seed, bound, policy)
+    sampling.check(float(pipe.noise.sigma))
     rows: list[ClipAudit] = []
     failed: dict[str, str] = {}
     contract: Contract | None = None
@@ -162,8 +168,26 @@ def audit(
     if len(sizes) > 1:
         flags.append(Flag("lengths-differ", f"from {min(sizes)} to {max(sizes)} values"))
     return Audit(
-        contract, n0, n, alpha, bound, tuple(rows), failed, tuple(flags), len(rows) * (n0 + n), seconds
+        contract,
+        n0,
+        n,
+        alpha,
+        bound,
+        tuple(rows),
+        failed,
+        tuple(flags),
+        _most_passes(sampling, len(rows)),
+        seconds,
+        sampling.policy_name,
     )
+
+
+def _most_passes(sampling: Sampling, clips: int) -> int:
+    """Return the passes of a run: exactly without a policy, at most with one."""
+    most = clips * (sampling.n0 + sampling.n)
+    if isinstance(sampling.policy, Budget) and sampling.policy.passes is not None:
+        return min(most, sampling.policy.passes)
+    return most
 
 
 def _audit_clip(

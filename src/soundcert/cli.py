@@ -95,8 +95,9 @@ def audit(
     with _bar("auditing") as tick:
         clips = _clips(items, tick)
         result = run_audit(
-            pipe, clips, n0=budget.n0, n=budget.n, alpha=budget.alpha, bound=budget.bound, seed=budget.seed
-        )
+            pipe, clips, n0=budget.n0, n=budget.n, alpha=budget.alpha, bound=budget.bound,
+            policy=budget.policy, seed=budget.seed,
+        )  # fmt: skip
     if as_json:
         _print_json(result.to_dict())
     else:

@@ -208,3 +208,15 @@ def test_an_engine_chosen_by_measurement_is_kept(home, tmp_path, monkeypatch):
     before = (tmp_path / "run" / "certificates.jsonl").read_bytes()
     run(path, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "certificates.jsonl").read_bytes() == before
+
+
+def test_an_audit_names_the_most_that_a_policy_may_cost(home):
+    pipe = Pipeline.from_yaml(home / "decide.yaml")
+    clips = [sc.load_clip(home / "clips" / "low" / f"{i}.wav") for i in range(2)]
+    fixed = sc.audit(pipe, clips, n0=40, n=600)
+    decided = sc.audit(pipe, clips, n0=40, n=600, policy=sc.Decide(radii=(0.0,)))
+    assert (fixed.policy, fixed.passes) == ("fixed", 2 * 640)
+    assert (decided.policy, decided.passes) == ("decide", 2 * 640)
+    assert sc.audit(pipe, clips, n0=40, n=600, policy=sc.Budget(passes=300)).passes == 300
+    with pytest.raises(ConfigError, match="can never be certified"):
+        sc.audit(pipe, clips, n=600, policy=sc.Decide(radii=(10.0,)))

@@ -91,7 +91,7 @@ def audit_view(result: Audit) -> RenderableType:
                     f"displacement {median['displacement']:.4g}, sensitivity {median['sensitivity']:.4g} (medians)",
                 )
             )
-    cost = f"{result.passes:,} passes"
+    cost = f"{'' if result.policy == 'fixed' else 'at most '}{result.passes:,} passes"
     if result.minutes is not None:
         cost += f", about {_duration(result.minutes * 60)} on {result.cores} cores"
     rows.append(("expected cost", cost))
