@@ -44,6 +44,7 @@ from soundcert.randomness import NoiseKey, NoiseStream
 from soundcert.sampling import Job, count_votes
 from soundcert.stages.features import mel_filters
 
+ROOT = Path(__file__).resolve().parent.parent
 BATCHES = (8, 16, 64, 400)
 
 
@@ -204,6 +205,33 @@ def memory() -> tuple[float, float]:
     return first - loaded, peak() - first
 
 
+def curve_section() -> list[str]:
+    """Return what benchmarks/curve.py measured, where it has been run."""
+    file = ROOT / "docs" / "results" / "curve.json"
+    if not file.exists():
+        return []
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    return [
+        "## A certified-accuracy curve",
+        "",
+        f"Written by `python benchmarks/curve.py`: {facts['clips']} clips of {facts['data']}; the bundled waveform model, "
+        f"σ = {facts['sigma']:g}, `decide` over {len(facts['curve'])} radii, α = {facts['alpha']:g}, at most "
+        f"{facts['cap']:,} draws a clip, torch fp32.",
+        "",
+        "| radius | " + " | ".join(facts["curve"]) + " |",
+        "|---|" + "---:|" * len(facts["curve"]),
+        "| certified accuracy | " + " | ".join(f"{share:.1%}" for share in facts["curve"].values()) + " |",
+        "",
+        f"It took {facts['passes']:,} passes, {facts['passes'] / facts['clips']:,.0f} a clip, and "
+        f"{facts['cpu_seconds']:,.0f} CPU-seconds. The published algorithm at n = {facts['cap']:,} and batch 400 would take "
+        f"{facts['published_cpu_seconds_extrapolated']:,.0f}, extrapolated from three measured batches: "
+        f"**{facts['ratio']:.0f} times** as much. Of the {facts['decisions']:,} decisions, the two would make "
+        f"{facts['decisions_that_differ_in_expectation']:.1f} differently in expectation, computed from each clip's share "
+        "of draws.",
+        "",
+    ]
+
+
 def page(rates: dict[str, float], n: int, rounds: int, memory_mb: tuple[float, float]) -> str:
     worst = rates["published, batch 400"]
     best_name = max(
@@ -260,6 +288,7 @@ def page(rates: dict[str, float], n: int, rounds: int, memory_mb: tuple[float, f
         f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {platform.machine()}, "
         f"Python {platform.python_version()}.",
         "",
+        *curve_section(),
     ]
     return "\n".join(lines)
 
