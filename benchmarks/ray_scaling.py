@@ -20,6 +20,7 @@ Markdown, for README.md here.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -197,7 +198,9 @@ def main() -> None:
     if options.plain:
         plain_process(options.n)
     else:
-        print(json.dumps(measure(options.n, options.rounds), indent=2, ensure_ascii=False))
+        with contextlib.redirect_stdout(sys.stderr):  # Ray reports the lost node on stdout
+            result = measure(options.n, options.rounds)
+        print(json.dumps(result, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from ray_scaling import section
 from torch import nn
 
 import soundcert as sc
@@ -211,16 +212,17 @@ def curve_section() -> list[str]:
     if not file.exists():
         return []
     facts = json.loads(file.read_text(encoding="utf-8"))
+    curve = dict(sorted(facts["curve"].items(), key=lambda item: float(item[0].removesuffix("σ"))))
     return [
         "## A certified-accuracy curve",
         "",
         f"Written by `python benchmarks/curve.py`: {facts['clips']} clips of {facts['data']}; the bundled waveform model, "
-        f"σ = {facts['sigma']:g}, `decide` over {len(facts['curve'])} radii, α = {facts['alpha']:g}, at most "
+        f"σ = {facts['sigma']:g}, `decide` over {len(curve)} radii, α = {facts['alpha']:g}, at most "
         f"{facts['cap']:,} draws a clip, torch fp32.",
         "",
-        "| radius | " + " | ".join(facts["curve"]) + " |",
-        "|---|" + "---:|" * len(facts["curve"]),
-        "| certified accuracy | " + " | ".join(f"{share:.1%}" for share in facts["curve"].values()) + " |",
+        "| radius | " + " | ".join(curve) + " |",
+        "|---|" + "---:|" * len(curve),
+        "| certified accuracy | " + " | ".join(f"{share:.1%}" for share in curve.values()) + " |",
         "",
         f"It took {facts['passes']:,} passes, {facts['passes'] / facts['clips']:,.0f} a clip, and "
         f"{facts['cpu_seconds']:,.0f} CPU-seconds. The published algorithm at n = {facts['cap']:,} and batch 400 would take "
@@ -230,6 +232,12 @@ def curve_section() -> list[str]:
         "of draws.",
         "",
     ]
+
+
+def ray_section() -> list[str]:
+    """Return what benchmarks/ray_scaling.py measured, where it has been run."""
+    file = ROOT / "docs" / "results" / "ray.json"
+    return [section(json.loads(file.read_text(encoding="utf-8")))] if file.exists() else []
 
 
 def page(rates: dict[str, float], n: int, rounds: int, memory_mb: tuple[float, float]) -> str:
@@ -289,6 +297,7 @@ def page(rates: dict[str, float], n: int, rounds: int, memory_mb: tuple[float, f
         f"Python {platform.python_version()}.",
         "",
         *curve_section(),
+        *ray_section(),
     ]
     return "\n".join(lines)
 

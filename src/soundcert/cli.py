@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -150,7 +150,8 @@ def certify(
     settings, items = _load(config, data, limit, n0=n0, n=n, alpha=alpha, seed=seed)
     where = RayExecutor(address, workers) if executor == "ray" else LocalExecutor(workers)
     try:
-        with _bar("certifying") as tick:
+        # Ray reports lost nodes on stdout, which is the result's.
+        with redirect_stdout(sys.stderr), _bar("certifying") as tick:
             summary = certify_run(
                 settings,
                 items,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -380,6 +382,21 @@ def test_a_cluster_that_cannot_be_joined_says_why(monkeypatch):
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(ConfigError, match=r"^Ray cannot start here: no space for the object store$"):
         RayExecutor("local").start(WORK).__enter__()
+
+
+def test_what_ray_prints_is_not_among_the_results(home, tmp_path, monkeypatch, capsys):
+    @contextmanager
+    def start(_: RayExecutor, work: Work) -> Iterator[Any]:
+        with LocalExecutor(1).start(work) as workers:
+            print("(raylet) a node was lost")
+            yield workers
+
+    monkeypatch.setattr(RayExecutor, "start", start)
+    call = ["certify", str(home / "kws.yaml"), "--out", str(tmp_path / "run"), "--executor", "ray", "--json"]
+    assert command_line([*call, "--n", "100"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["clips"] == 13
+    assert "(raylet)" in printed.err
 
 
 def test_without_ray_the_error_names_the_package_to_install(home, tmp_path, monkeypatch, capsys):
