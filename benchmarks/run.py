@@ -174,8 +174,8 @@ def measure(side: str, n: int) -> dict[str, float]:
     return rates_of_art(bench, n) if side == "art" else rates_of_soundcert(bench, n, side)
 
 
-def alternate(n: int, rounds: int, peer: Path | None) -> dict[str, float]:
-    """Measure all sides in turn, each time in a new process; return the medians over rounds."""
+def alternate(n: int, rounds: int, peer: Path | None) -> dict[str, list[float]]:
+    """Measure all sides in turn, each time in a new process; return the rates of every round."""
     seen: dict[str, list[float]] = {}
     sides = ["published", *(f"{engine} {precision}" for engine, precision in available())]
     for _ in range(rounds):
@@ -187,7 +187,7 @@ def alternate(n: int, rounds: int, peer: Path | None) -> dict[str, float]:
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
             for name, rate in json.loads(done.stdout.splitlines()[-1]).items():
                 seen.setdefault(name, []).append(rate)
-    return {name: statistics.median(values) for name, values in seen.items()}
+    return seen
 
 
 def memory() -> tuple[float, float]:
@@ -240,7 +240,8 @@ def ray_section() -> list[str]:
     return [section(json.loads(file.read_text(encoding="utf-8")))] if file.exists() else []
 
 
-def page(rates: dict[str, float], n: int, rounds: int, memory_mb: tuple[float, float]) -> str:
+def page(seen: dict[str, list[float]], n: int, rounds: int, memory_mb: tuple[float, float]) -> str:
+    rates = {name: statistics.median(values) for name, values in seen.items()}
     worst = rates["published, batch 400"]
     best_name = max(
         (k for k in rates if k.startswith("published") and k[-1].isdigit()), key=lambda k: rates[k]
@@ -248,6 +249,10 @@ def page(rates: dict[str, float], n: int, rounds: int, memory_mb: tuple[float, f
     ours = {k: v for k, v in rates.items() if k.startswith("soundcert")}
     fastest = max(ours, key=lambda k: ours[k])
     torch32 = ours["soundcert, torch fp32"]
+    by_round = [
+        own / other
+        for own, other in zip(seen["soundcert, torch fp32"], seen["published, batch 400"], strict=True)
+    ]
     lines = [
         "# Speed of certification",
         "",
@@ -268,6 +273,8 @@ def page(rates: dict[str, float], n: int, rounds: int, memory_mb: tuple[float, f
         f"400, and **{torch32 / rates[best_name]:.2f} times** those at its best batch ({best_name.split()[-1]}); on its "
         f"fastest engine here ({fastest.removeprefix('soundcert, ')}) **{ours[fastest] / worst:.1f} times** and "
         f"{ours[fastest] / rates[best_name]:.2f} times.",
+        "Ratios drift with the machine, page faults most of all: in the single rounds the first was "
+        f"{min(by_round):.1f} to {max(by_round):.1f}.",
         "",
         "How near that is to the limits, same engine and micro-batch:",
         "",
