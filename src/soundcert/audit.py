@@ -128,6 +128,7 @@ def audit(
     alpha: float = 1e-3,
     bound: BoundName = "one-sided",
     policy: Policy | None = None,
+    engine: str = "torch fp32",
     seed: int = 0,
     draws: int = 16,
 ) -> Audit:
@@ -135,7 +136,8 @@ def audit(
 
     clips: clips, or (name, error) for those that could not be read, which are listed as failed. draws:
     noisy copies for the geometry after the noise. policy: how many draws a run would make, n being the most;
-    the ceiling is that of n draws. Raises ConfigError for a budget that certifies nothing.
+    the ceiling is that of n draws. engine: what would compute the model, as the contract names it.
+    Raises ConfigError for a budget that certifies nothing.
     """
     sampling = Sampling(n0, n, alpha, seed, bound, policy)
     sampling.check(float(pipe.noise.sigma))
@@ -158,11 +160,22 @@ def audit(
                 failed[clip.name] = str(error)
                 continue
             if contract is None:
-                contract = read_contract(route)
+                contract = read_contract(route, engine)
                 seconds = _seconds_a_pass(pipe, route, trace[-1], seed, clip.digest)
             sizes.add(route.object.size)
             rows.append(
-                _audit_clip(route, clip, trace, n0=n0, n=n, alpha=alpha, bound=bound, seed=seed, draws=draws)
+                _audit_clip(
+                    route,
+                    clip,
+                    trace,
+                    n0=n0,
+                    n=n,
+                    alpha=alpha,
+                    bound=bound,
+                    engine=engine,
+                    seed=seed,
+                    draws=draws,
+                )
             )
     flags = _merge(rows)
     if len(sizes) > 1:
@@ -199,6 +212,7 @@ def _audit_clip(
     n: int,
     alpha: float,
     bound: BoundName,
+    engine: str,
     seed: int,
     draws: int,
 ) -> ClipAudit:
@@ -212,7 +226,7 @@ def _audit_clip(
     best = Certificate(
         clip=clip.name, digest=clip.digest, status="abstained", candidate="", count=0, n=n, n0=n0, alpha=alpha,
         seed=seed, bound=bound, sigma=sigma, p_lower=0.0, ceiling=ceiling, object_norm=norm,
-        contract=read_contract(route), rate=route.object.rate, lsb=clip.lsb,
+        contract=read_contract(route, engine), rate=route.object.rate, lsb=clip.lsb,
     )  # fmt: skip
     contract = fill_contract(best, route, trace, clip.digest, seed, draws)
     views = radius_views(best, ceiling, file) if norm > 0 else {"r_over_sigma": ceiling / sigma}

@@ -86,17 +86,19 @@ def audit(
     Example: `soundcert audit kws.yaml --limit 100`
     """
     from soundcert.audit import audit as run_audit
+    from soundcert.classifier import computed_by
     from soundcert.pipeline import Pipeline
     from soundcert.report.terminal import audit_view, print_view
 
     settings, items = _load(config, data, limit, n0=n0, n=n, alpha=alpha)
     pipe = Pipeline.from_config(settings, config.parent)
     budget = settings.certify
+    engine = computed_by(budget.named_engine, budget.precision, budget.device)
     with _bar("auditing") as tick:
         clips = _clips(items, tick)
         result = run_audit(
             pipe, clips, n0=budget.n0, n=budget.n, alpha=budget.alpha, bound=budget.bound,
-            policy=budget.policy, seed=budget.seed,
+            policy=budget.policy, engine=engine, seed=budget.seed,
         )  # fmt: skip
     if as_json:
         _print_json(result.to_dict())
@@ -194,15 +196,24 @@ def predict(
     Example: `soundcert predict kws.yaml yes.wav no.wav`
     """
     from soundcert.audio import load_clip
-    from soundcert.certify import check_prediction, smoothed
+    from soundcert.certify import SmoothedClassifier, check_prediction
+    from soundcert.config import load_config
     from soundcert.pipeline import Pipeline
 
-    pipe = Pipeline.from_yaml(config)
+    settings = load_config(config)
     check_prediction(n, alpha)
+    # What is deployed has to be what is certified: bf16 is another classifier. Among fp32 engines any will do.
+    named = settings.certify
+    deployed = SmoothedClassifier(
+        Pipeline.from_config(settings, config.parent),
+        engine=named.named_engine,
+        precision=named.precision,
+        device=named.device,
+    )
     records: list[dict[str, Any]] = []
     for path in clips:
         try:
-            answer = smoothed(pipe).predict(load_clip(path, name=str(path)), n=n, alpha=alpha, seed=seed)
+            answer = deployed.predict(load_clip(path, name=str(path)), n=n, alpha=alpha, seed=seed)
         except (InputError, ConfigError) as error:
             if len(clips) == 1:
                 raise

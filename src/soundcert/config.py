@@ -124,6 +124,11 @@ class CertifyConfig(_Numbers):
         return self
 
     @property
+    def named_engine(self) -> Literal["torch", "onnxruntime", "openvino"]:
+        """The engine, or torch where it is to be measured: fp32 engines compute one classifier."""
+        return "torch" if self.engine == "auto" else self.engine
+
+    @property
     def policy(self) -> Policy | None:
         """How many draws to make; None for exactly n."""
         return self.decide or self.estimate or self.budget

@@ -23,6 +23,7 @@ from helpers import (
     write_tone_model,
     yaml_of,
 )
+from soundcert.cli import run as command_line
 from soundcert.config import load_config
 from soundcert.data import load_items
 from soundcert.errors import ConfigError, RunError
@@ -220,3 +221,32 @@ def test_an_audit_names_the_most_that_a_policy_may_cost(home):
     assert sc.audit(pipe, clips, n0=40, n=600, policy=sc.Budget(passes=300)).passes == 300
     with pytest.raises(ConfigError, match="can never be certified"):
         sc.audit(pipe, clips, n=600, policy=sc.Decide(radii=(10.0,)))
+
+
+def test_audit_and_predict_speak_of_the_classifier_that_is_certified(home, monkeypatch, capsys):
+    """A bf16 model is another classifier: what is deployed from a config must be what the config certifies."""
+    path = config(home, "deployed", "precision: bf16", n=60)
+    assert command_line(["audit", str(path), "--json"]) == 1  # one clip is broken
+    assert json.loads(capsys.readouterr().out)["contract"]["engine"] == "torch bf16"
+    used = []
+    real = sys.modules["soundcert.classifier"].prepare
+
+    def noted(network, example, engine, precision):
+        used.append((engine, precision))
+        return real(network, example, engine, precision)
+
+    monkeypatch.setattr(sys.modules["soundcert.classifier"], "prepare", noted)
+    clip = home / "clips" / "low" / "0.wav"
+    assert command_line(["predict", str(path), str(clip), "--n", "50", "--json"]) == 0
+    assert set(used) == {("torch", "bf16")}
+    assert json.loads(capsys.readouterr().out)[0]["label"] == "low"
+
+
+def test_a_budget_has_no_interval_over_clips(home, tmp_path, capsys):
+    """A clip's draws depend on the other clips' pilots, so the successes are not binomial."""
+    assert command_line(["certify", str(home / "budget.yaml"), "--out", str(tmp_path / "run")]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "no interval: a budget ties the clips together" in shown
+    summary = json.loads((tmp_path / "run" / "report.json").read_text())["summary"]
+    assert "smoothed_accuracy_interval_95" not in summary
+    assert summary["smoothed_accuracy"] > 0

@@ -123,12 +123,15 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
         )
     ]
     if "smoothed_accuracy" in summary:
-        low, high = summary["smoothed_accuracy_interval_95"]
+        interval = "no interval: a budget ties the clips together"
+        if "smoothed_accuracy_interval_95" in summary:
+            low, high = summary["smoothed_accuracy_interval_95"]
+            interval = f"95 % interval {low:.2%} to {high:.2%}"
         rows.append(
             (
                 "smoothed accuracy",
                 f"{summary['smoothed_accuracy']:.2%} of {summary['smoothed_accuracy_over']} clips "
-                f"(95 % interval {low:.2%} to {high:.2%}); abstentions count as wrong",
+                f"({interval}); abstentions count as wrong",
             )
         )
         for key, name in (

@@ -21,7 +21,6 @@ from soundcert.classifier import Fastest, computed_by, default_batch, fastest, u
 from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
 from soundcert.data import Item
-from soundcert.engines import EngineName
 from soundcert.errors import ConfigError, ModelError, SoundcertError, did_you_mean
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot
@@ -138,9 +137,8 @@ def _shares(
 def _engine(budget: CertifyConfig, route: Route | None, out: Path) -> Fastest:
     """Return what runs the model. A choice by measurement is made once: a resumed run keeps its own."""
     if budget.engine != "auto" or route is None:
-        name: EngineName = "torch" if budget.engine == "auto" else budget.engine
         size = budget.micro_batch or default_batch(budget.device)
-        return Fastest(name, budget.precision, size, {}, budget.device)
+        return Fastest(budget.named_engine, budget.precision, size, {}, budget.device)
     if (out / RUN).exists():
         before = read_json(out / RUN).get("engine")
         if isinstance(before, dict):

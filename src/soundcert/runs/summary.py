@@ -37,10 +37,12 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         good = [r for r in labelled if r["status"] == "certified" and r["label"] == r["truth"]]
         out["smoothed_accuracy"] = len(good) / len(labelled)
         out["smoothed_accuracy_over"] = len(labelled)
-        alpha = max(r["alpha"] for r in labelled)
-        out["smoothed_accuracy_interval_95"] = list(
-            accuracy_interval(len(good), len(labelled), CONFIDENCE_ALPHA, alpha)
-        )
+        # Under a budget a clip's draws depend on the other clips, so that successes are not independent.
+        if all(r.get("policy") != "budget" for r in labelled):
+            alpha = max(r["alpha"] for r in labelled)
+            out["smoothed_accuracy_interval_95"] = list(
+                accuracy_interval(len(good), len(labelled), CONFIDENCE_ALPHA, alpha)
+            )
         out["certified_accuracy_at_radius"] = _curve_of_radii(good, len(labelled))
         for view in ("snr_db", "file_snr_db"):
             # A radius of 0 has no level, and is certified at none.
