@@ -85,15 +85,27 @@ def carry(
     if name != "object" and not (exact and not route.front):
         current = max(0.0, radius - rounding_allowance(points[-1], radius))
         chain.append(Step("float32 rounding of the object", names[-1], current))
-    for index in range(route.noise_index - 1, stop - 1, -1):
+    index = route.noise_index
+    while index > stop:
+        index -= 1
         stage = route.stages[index]
-        bound = stage.pull_back(points[index].unsqueeze(0), torch.tensor([current], dtype=torch.float64))
+        target = torch.tensor([current], dtype=torch.float64)
+        described = stage.describe()
+        bound = None
+        if index > stop:
+            before = route.stages[index - 1]
+            bound = before.pull_back_through(stage, points[index - 1].unsqueeze(0), target)
+            if bound is not None:
+                index -= 1
+                described = f"{before.describe()} and {described}"
+        if bound is None:
+            bound = stage.pull_back(points[index].unsqueeze(0), target)
         if bound is None:
             raise TransportError(
                 f"the certificate does not transport past {stage.name}: nothing is proven about it; "
                 f"it holds in the space {names[index + 1]!r}"
             )
         current = max(0.0, float(bound[0]))
-        chain.append(Step(stage.describe(), names[index], current))
+        chain.append(Step(described, names[index], current))
     label = name if name in ("file", "object") else names[stop]
     return Transported(label, current, float(torch.linalg.vector_norm(points[stop])), tuple(chain))

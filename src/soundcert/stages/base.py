@@ -57,6 +57,13 @@ class Stage:
         """
         return None
 
+    def pull_back_through(self, after: Stage, x: Tensor, radius: Tensor) -> Tensor | None:
+        """Return the pull-back of this stage and the next together, where that proves more than one by one.
+
+        As `pull_back`, with `radius` after both stages. None (the default) where nothing is gained.
+        """
+        return None
+
     def gain(self, x: Tensor) -> Tensor | None:
         """Return the factor by which each row is scaled, `(batch,)`, for stages that are gains."""
         return None
