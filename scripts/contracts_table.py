@@ -90,27 +90,14 @@ class Cell:
         }
 
 
-CELLS = (
-    Cell("speech_commands", "features", 0.5, 10),
-    Cell("speech_commands", "features", 0.5, 100),
-    Cell("esc10", "features", 0.5, 10),
-    Cell("esc10", "features", 0.5, 100),
-    Cell("speech_commands", "waveform", 0.5, 1),
-    Cell("esc10", "waveform", 0.5, 1),
-    Cell("speech_commands", "features", 0.5, 1),
-    Cell("speech_commands", "features", 0.5, 1000),
-    Cell("esc10", "features", 0.5, 1),
-    Cell("esc10", "features", 0.5, 1000),
-    Cell("speech_commands", "waveform", 2, 1),
-    Cell("esc10", "waveform", 2, 1),
-    Cell("speech_commands", "features", 1, 100),
-    Cell("esc10", "features", 1, 100),
-    Cell("speech_commands", "waveform", 0.0025, 1),
-    Cell("esc10", "waveform", 0.0025, 1),
-    Cell("speech_commands", "features", 0.5, 1e-3),
-    Cell("speech_commands", "features", 0.25, 1000),
-    Cell("speech_commands", "waveform", 0.1, 1),
-    Cell("esc10", "features", 0.5, 1e-3),
+# (place, σ, floor), the most telling first.
+GRID = (
+    ("features", 0.5, 10), ("features", 0.5, 100), ("waveform", 0.5, 1), ("features", 2, 100), ("waveform", 2, 1),
+    ("features", 0.5, 1), ("features", 1, 1000), ("features", 1, 100), ("features", 0.5, 1000), ("waveform", 4, 1),
+    ("features", 0.5, 1e4), ("features", 2, 10), ("waveform", 0.0025, 1), ("features", 0.5, 1e-3), ("waveform", 0.1, 1),
+)  # fmt: skip
+CELLS = tuple(
+    Cell(data, place, sigma, floor) for place, sigma, floor in GRID for data in ("esc10", "speech_commands")
 )
 
 
@@ -140,13 +127,17 @@ def carried(cell: Cell, work: Path) -> Iterator[dict[str, Any]]:
         if right:
             clip = sc.load_clip(paths[record["clip"]], name=record["clip"])
             points = pipe.front_trace(clip)
-            file = sc.transport.carry(pipe.route(clip.space), points, record["radius"], "file", exact=clip.exact)
+            file = sc.transport.carry(
+                pipe.route(clip.space), points, record["radius"], "file", exact=clip.exact
+            )
             out |= {"radius": record["radius"], "snr_db": file.snr_db}
         yield out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("do", choices=["run", "write"])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "contracts")

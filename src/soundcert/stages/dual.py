@@ -137,14 +137,15 @@ def _good_multiplier(values: Tensor, grid: Tensor, target: float) -> float:
         lam = math.exp(log_lam)
         return (target - float((values - lam * grid).amax(dim=1).sum())) / lam
 
-    # At the budget S, λS ≤ R²; and no λ above the steepest secant of any g_i is of use.
-    high = math.log(float((values[:, 1:] / grid[1:]).amax()) * 1.001)
+    # No λ above the steepest secant of any g_i is of use, and hardly one below R²/T.
     low = math.log(target / float(grid[-1])) - 3.0
+    high = max(low + 3.0, math.log(max(float((values[:, 1:] / grid[1:]).amax()), 1e-300) * 1.001))
     golden = (math.sqrt(5.0) - 1) / 2
     left, right = high - golden * (high - low), low + golden * (high - low)
     f_left, f_right = worth(left), worth(right)
     for _ in range(_SEARCH):
-        if f_left > f_right:
+        # Where one coordinate takes all, small λ are all as good on the grid, and the largest is safest off it.
+        if f_left > f_right * (1 + 1e-6):
             high, right, f_right = right, left, f_left
             left = high - golden * (high - low)
             f_left = worth(left)
@@ -191,15 +192,15 @@ class _Row:
         return steep * mean * scale.square() / y
 
     def alone(self, target: float) -> float:
-        """Return a v at which some coordinate alone reaches `target`, within 0.1 % of the smallest."""
+        """Return a v at which no coordinate alone reaches `target`, within 10⁻⁶ of the smallest at which one does."""
         low, high = -200.0, 200.0
-        while high - low > 4e-4:
+        while high - low > 4e-7:
             middle = (low + high) / 2
-            if float(self.g(torch.full_like(self.a, 10.0**middle), slice(None)).amax()) >= target:
+            if float(self.g(torch.full_like(self.a, math.pow(10.0, middle)), slice(None)).amax()) >= target:
                 high = middle
             else:
                 low = middle
-        return 10.0**high
+        return math.pow(10.0, low)
 
     def maxima(self, lam: float, grid: Tensor, values: Tensor) -> Tensor:
         """Return upper bounds of max over 0 ≤ v ≤ grid[-1] of g_i(v) − λv, `(n,)`; values: g on the grid."""
@@ -232,5 +233,7 @@ class _Row:
         self, lam: float, low: Tensor, high: Tensor, g_low: Tensor, g_high: Tensor, which: Tensor
     ) -> Tensor:
         by_ends = g_high - lam * low
-        by_slope = g_low - lam * low + (self.slope(low, high, g_high, which) - lam).clamp(min=0.0) * (high - low)
+        by_slope = (
+            g_low - lam * low + (self.slope(low, high, g_high, which) - lam).clamp(min=0.0) * (high - low)
+        )
         return torch.minimum(by_ends, by_slope)

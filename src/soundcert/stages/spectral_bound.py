@@ -79,7 +79,9 @@ def even_weights(filters: np.ndarray, n_fft: int, power: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def band_weights(stage_key: tuple[object, ...], n_fft: int, power: float) -> np.ndarray:
+def band_weights(
+    stage_key: tuple[int, int, int, float, float | None, str, str | None], n_fft: int, power: float
+) -> np.ndarray:
     """Return y for the bands that have any weight at all: `even_weights`, raised where the filters leave room.
 
     power 2: a linear program, maximise Σ_m y_m·(peak of band m) where w_f Σ_m y_m M_mf ≤ 1 for every bin and
@@ -89,7 +91,7 @@ def band_weights(stage_key: tuple[object, ...], n_fft: int, power: float) -> np.
     """
     from scipy.optimize import linprog
 
-    filters = mel_filters(*stage_key)  # type: ignore[arg-type]
+    filters = mel_filters(*stage_key)
     filters = filters[filters.any(axis=1)]
     even = even_weights(filters, n_fft, power)
     if power == 1.0:
@@ -100,8 +102,9 @@ def band_weights(stage_key: tuple[object, ...], n_fft: int, power: float) -> np.
     found = linprog(-filters.max(axis=1), A_ub=left, b_ub=np.ones(len(left)), bounds=room)
     if not found.success:
         return even
-    y: np.ndarray = np.maximum(found.x, even)
-    return y / (max(1.0, (left @ y).max()) * (1 + 1e-12))
+    y = np.maximum(found.x, even)
+    weights: np.ndarray = y / (max(1.0, (left @ y).max()) * (1 + 1e-12))
+    return weights
 
 
 def spectral_radius(stage: Frames, x: Tensor, radius: Tensor, std: Tensor | None = None) -> Tensor:
@@ -135,7 +138,9 @@ def spectral_radius(stage: Frames, x: Tensor, radius: Tensor, std: Tensor | None
     return torch.tensor([_row(f, a, y, scale, r, bound, norm) for a, r, norm in rows], dtype=torch.float64)
 
 
-def _row(f: Compression, a: Tensor, y: Tensor, scale: Tensor, radius: float, bound: float, norm: float) -> float:
+def _row(
+    f: Compression, a: Tensor, y: Tensor, scale: Tensor, radius: float, bound: float, norm: float
+) -> float:
     """One row's r. Amplitudes, and the features at x and x + δ, are computed in float64 and err by a little.
 
     With ‖error of the amplitudes‖ ≤ e in the budget's norm, h(a, Δ) at the true a is at most that at the
@@ -144,7 +149,9 @@ def _row(f: Compression, a: Tensor, y: Tensor, scale: Tensor, radius: float, bou
     if not (math.isfinite(norm) and bool(torch.isfinite(a).all())):
         return 0.0
     error = _FFT * norm  # of x; like a perturbation of this length
-    steepest = f.lipschitz if math.isfinite(f.lipschitz) else float(2 * a.max() + 2 * math.sqrt(bound) * error)
+    steepest = (
+        f.lipschitz if math.isfinite(f.lipschitz) else float(2 * a.max() + 2 * math.sqrt(bound) * error)
+    )
     amplitude_error = math.sqrt(bound) * error * float((scale / torch.sqrt(y)).max()) * steepest
     features = f(a) * scale
     log_error = 2 * _LOG * float(torch.linalg.vector_norm(features.abs() + scale))
