@@ -96,6 +96,17 @@ def directions(x: Tensor, rng: torch.Generator) -> Tensor:
                 [s * (w * rest - share * peak) + s * 1e-9 * peak for s in (1, -1) for w in (0.5, 1, 2)]
             )
         ]
+    if len(shape) == 2 and shape[0] > 1:  # all of δ in one band, leaning back there
+        for band in range(shape[0]):
+            unit = x[0, band] - x[0, band].mean()
+            unit = unit / unit.norm().clamp(min=1e-300)
+            across = torch.randn(5, shape[1], generator=rng, dtype=torch.float64)
+            across = across - across.mean(dim=1, keepdim=True) - (across @ unit)[:, None] * unit
+            across = across / across.norm(dim=1, keepdim=True).clamp(min=1e-300)
+            angles = torch.tensor([1.6, 1.8, 2.1, 2.6, 3.1], dtype=torch.float64)[:, None]
+            inside = torch.zeros(5, *shape, dtype=torch.float64)
+            inside[:, band] = torch.cos(angles) * unit + torch.sin(angles) * across
+            out.append(inside.flatten(1))
     return torch.cat(out).reshape(-1, *shape)
 
 
@@ -282,6 +293,10 @@ CASES: dict[str, Case] = {
         st.sampled_from([FeatureStandardize(mean=(0.1, -5.0), std=(0.2, 3.0)), FeatureStandardize(mean=1.0, std=0.5)]),
         ((2, 1), (2, 9)),
     ),
+    "cmvn": Case(
+        st.sampled_from([1e-10, 1e-5, 0.1, 2.0]).map(lambda f: FeatureStandardize(per="clip", floor=f)),
+        ((1, 8), (2, 1), (2, 2), (2, 9), (3, 5), (5, 4)),
+    ),
 }  # fmt: skip
 
 
@@ -294,6 +309,8 @@ def image_scale(stage: Stage, x: Tensor) -> float:
         return math.sqrt(d - stage.ddof)
     if isinstance(stage, PeakNormalize):
         return stage.target
+    if stage.per_clip:  # each band of the features on its own sphere
+        return math.sqrt(x.shape[-1])
     return stage.delta if isinstance(stage, Quantize) else max(1e-3, float(x.norm()))
 
 
@@ -374,13 +391,46 @@ def test_silence_without_a_floor_is_refused(stage):
         stage(torch.zeros(2, 8, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(
-    "stage", [Resample(8000, method="soxr", source_rate=16_000), FeatureStandardize(per="clip")]
-)
-def test_nothing_is_claimed_where_nothing_is_proven(stage):
+def test_nothing_is_claimed_where_nothing_is_proven():
+    stage = Resample(8000, method="soxr", source_rate=16_000)
     assert (
         stage.pull_back(torch.ones(1, 4, 4, dtype=torch.float64), torch.ones(1, dtype=torch.float64)) is None
     )
+
+
+@given(
+    levels=st.lists(st.sampled_from([0.0, 1e-9, 0.03, 0.3, 1.0, 1.02, 7.0]), min_size=1, max_size=4),
+    frames=st.sampled_from([1, 2, 3, 8]),
+    floor=st.sampled_from([1e-12, 1e-5, 0.01, 1.0]),
+    fraction=st.sampled_from([1e-4, 0.05, 0.5, 1.0, 1.41, 1.42, 1.9, 2.3, 3.0, 3.9, 6.0]),
+    seed=st.integers(0, 10_000),
+)
+@settings(QUICK, max_examples=60)
+def test_bands_of_unequal_level_hold_together(levels, frames, floor, fraction, seed):
+    """Silent, quiet and loud bands in one clip, about a mean that dwarfs them."""
+    stage = FeatureStandardize(per="clip", floor=floor)
+    x = clip_of("gauss", (len(levels), frames), seed, 1.0) * torch.tensor(levels).double()[:, None] - 13.8
+    radius = fraction * math.sqrt(frames)
+    # Far above the deviation, the stage itself is only as exact as the mean lets it be.
+    noise = 1e-14 / math.sqrt(floor) * math.sqrt(x.numel())
+    r = claimed(stage, x, radius)
+    assert 0 < r < math.inf or fraction >= 2 * math.sqrt(len(levels)) - 1e-9
+    assert furthest(stage, x, min(r, 1e3), seed) <= radius * (1 + 1e-9) + noise
+
+
+@given(
+    ratio=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    zeros=st.sampled_from([1, 2, 5, 24]),
+    rolloff=st.sampled_from([0.3, 0.8, 0.945, 1.0]),
+    samples=st.integers(1, 150),
+)
+@settings(QUICK, max_examples=40)
+def test_no_clip_is_lengthened_beyond_the_resampling_norm(ratio, zeros, rolloff, samples):
+    old, new = ratio
+    stage = Resample(new, source_rate=old, zeros=zeros, rolloff=rolloff)
+    both = stage(torch.eye(samples, dtype=torch.float64)[:, None].repeat(1, 2, 1))
+    assert torch.equal(both[:, 0], both[:, 1])
+    assert float(torch.linalg.matrix_norm(both[:, 0], 2)) <= stage.operator_norm() * (1 + 1e-13)
 
 
 # --- chains, to the file -------------------------------------------------------------------------------
@@ -493,7 +543,8 @@ WRONG: dict[str, tuple[Stage, str, float, float | None]] = {
     ),
     "peak to first order only": (Wrong(PeakNormalize(), peak_without("curvature")), "spike", 0.5, None),
     "peak without the crest factor": (Wrong(PeakNormalize(), peak_without("crest")), "gauss", 0.05, None),
-    "peak 2 % too large": (scaled(PeakNormalize(), 1.02), "gauss", 0.01, None),
+    "peak 0.1 % too large": (scaled(PeakNormalize(), 1.001), "gauss", 0.01, None),
+    "peak 0.1 % too large, large R": (scaled(PeakNormalize(), 1.001), "spike", 1.0, None),
     "gain 0.1 % too large": (scaled(FixedGain(factor=3.0), 1.001), "gauss", 0.1, None),
     "clip 0.1 % too large": (scaled(Clip(), 1.001), "tiny", 0.1, None),
     "offset removal 0.1 % too large": (scaled(RemoveOffset(), 1.001), "gauss", 0.1, None),
@@ -524,6 +575,59 @@ def test_the_harness_breaks_bounds_that_are_too_large(name):
     if isinstance(inner, RmsNormalize | Standardize | PeakNormalize):
         radius = fraction * image_scale(inner, x)
     assert excess(stage, x, radius, 3, step) > 1
+
+
+def by_band(x: Tensor, R: Tensor) -> Tensor:
+    """Each band's own radius, `(batch, bands)`, as if the others stood still."""
+    rows = [RmsNormalize().pull_back(b - b.mean(dim=1, keepdim=True), R) for b in x.unbind(1)]
+    return torch.stack(rows, dim=1)
+
+
+WRONG_CMVN: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
+    "0.1 % too large": (lambda x, R: by_band(x, R).amin(1) * 1.001, 0.5),
+    "mean band in place of the least": (lambda x, R: by_band(x, R).mean(1), 0.5),
+    "bands added as if each had its own budget": (lambda x, R: by_band(x, R).square().sum(1).sqrt(), 0.5),
+    "one sphere for all bands": (lambda x, R: RmsNormalize().pull_back(x - x.mean(2, keepdim=True), R), 0.5),
+    "no limit from the diameter of one sphere": (lambda x, R: by_band(x, R).amin(1), 2.2),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CMVN)
+def test_the_harness_breaks_wrong_claims_about_bands(name):
+    claim, fraction = WRONG_CMVN[name]
+    x = clip_of("gauss", (3, 16), 11, 1.0) * torch.tensor([1.0, 0.2, 3.0]).double()[:, None]
+    stage = FeatureStandardize(per="clip", floor=1e-14)
+    assert excess(Wrong(stage, claim), x, fraction * 4, 3) > 1
+    assert excess(stage, x, fraction * 4, 3) <= 1
+
+
+def power_iteration(stage: Stage, samples: int, turns: int) -> float:
+    """A lower bound of the norm, from a constant clip."""
+    matrix = stage(torch.eye(samples, dtype=torch.float64)).T
+    x = torch.ones(samples, dtype=torch.float64)
+    for _ in range(turns):
+        x = matrix.T @ (matrix @ (x / x.norm()))
+    return math.sqrt(float(x.norm()))
+
+
+COARSE = Resample(2, source_rate=3, zeros=1, rolloff=1.0)
+WRONG_NORMS: dict[str, float] = {
+    "the ideal filter's": math.sqrt(2 / 3),
+    "the estimate of a short power iteration": power_iteration(COARSE, 60, 3),
+    "one interior row's and column's ℓ2 norms": math.sqrt(
+        max(float(COARSE(torch.eye(60, dtype=torch.float64)).square().sum(dim).max()) for dim in (0, 1))
+    ),
+    "the gain at frequency 0": float(
+        COARSE(torch.ones(1, 600, dtype=torch.float64)).norm() / math.sqrt(600.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_NORMS)
+def test_the_harness_breaks_norms_that_are_not_bounds(name):
+    x = clip_of("gauss", (60,), 11, 1.0)
+    assert excess(Wrong(COARSE, lambda _, R: R / WRONG_NORMS[name]), x, 0.1, 3) > 1
+    assert excess(COARSE, x, 0.1, 3) <= 1
 
 
 def test_the_harness_breaks_the_average_of_channels_taken_too_wide():

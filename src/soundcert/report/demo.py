@@ -116,10 +116,12 @@ def lessons(result: DemoResult) -> list[str]:
             f"White noise on the file leaves the waveform ball at {wl:.1f} dB and the log-mel ball at {fl:.1f} dB: "
             f"noise {abs(fl - wl):.1f} dB {quieter} is enough. A listener hears decibels, not radii."
         )
-    out.append(
-        "The waveform certificate also holds for the file's samples, since the gain has a proven bound. Nothing is "
-        "proven for the file from the log-mel certificate: it bounds an attacker who edits features, and nobody else."
-    )
+    if both:
+        out.append(
+            "Carried to the file's samples with proof, the median waveform certificate stands at "
+            f"{_file_snr(wave.correct(result.truths))}, the median log-mel certificate at "
+            f"{_file_snr(features.correct(result.truths))}. Only there, against one attacker, may the two be compared."
+        )
     clipped, peak = by_key["clipped"].geometry(), by_key["peak"].geometry()
     if clipped and peak:
         out.append(

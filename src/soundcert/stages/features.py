@@ -24,6 +24,7 @@ from torch import Tensor
 from soundcert.errors import ConfigError, InputError
 from soundcert.spaces import Space
 from soundcert.stages.base import INWARD, Stage, register, require
+from soundcert.stages.gain import sphere_pull_back
 from soundcert.stages.spectra import PadMode, dct_columns, lifter_weights, log_mel, spectrum
 from soundcert.stages.spectral_bound import spectral_radius
 
@@ -228,7 +229,9 @@ class Mfcc(Stage):
         return f"{self.n_mfcc} MFCCs of {self.n_mels} mel bands, floor {self.floor:g} ({self.floor_mode})"
 
 
-def _through_standardize(stage: Spectrogram | LogMel, after: Stage, x: Tensor, radius: Tensor) -> Tensor | None:
+def _through_standardize(
+    stage: Spectrogram | LogMel, after: Stage, x: Tensor, radius: Tensor
+) -> Tensor | None:
     if not isinstance(after, FeatureStandardize) or after.per != "fixed":
         return None
     std = torch.tensor(after.std, dtype=torch.float64)
@@ -288,18 +291,35 @@ class FeatureStandardize(Stage):
             else value
         )
 
+    def _centred(self, x: Tensor) -> Tensor:
+        # Twice: a band that is constant but for rounding would stand out where the floor is small.
+        x = x - x.mean(dim=-1, keepdim=True)
+        return x - x.mean(dim=-1, keepdim=True)
+
     def __call__(self, x: Tensor) -> Tensor:
         if self.per == "fixed":
             return (x - self._fixed(self.mean, x)) / self._fixed(self.std, x)
-        centred = x - x.mean(dim=-1, keepdim=True)
+        centred = self._centred(x)
         return centred / torch.sqrt(centred.square().mean(dim=-1, keepdim=True) + self.floor)
 
     def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
-        """Fixed statistics: R·min(std), since a coordinate is stretched by 1/std at most."""
-        if self.per == "clip":
-            return None
-        stds = self.std if isinstance(self.std, tuple) else (self.std,)
-        return radius * (min(stds) * INWARD)
+        """Fixed statistics: R·min(std), since a coordinate is stretched by 1/std at most.
+
+        A clip's own: each band, over T frames, is the map of `sphere_pull_back` on the centred band, with
+        c = √T, floor √(T·floor) and ν its floored norm. A share ρ of δ moves it by at most d(ρ),
+        d² = 2c²(1 − √(1 − ρ²/ν²)), which is convex in ρ²: as long as ‖δ‖ is below every ν, nothing is worse
+        than all of δ in the band of the smallest ν, so r is the smallest of the bands' radii, and that
+        smallest ν from R = √2·c on. There is no limit only from R = 2c√bands.
+        """
+        if self.per == "fixed":
+            stds = self.std if isinstance(self.std, tuple) else (self.std,)
+            return radius * (min(stds) * INWARD)
+        norms = torch.linalg.vector_norm(self._centred(x), dim=-1).reshape(len(x), -1)
+        c = math.sqrt(x.shape[-1])
+        # Past √2·c a band's radius is its ν, up to the sphere's diameter; beyond that other bands go on.
+        within = radius.clamp(max=1.5 * c)[:, None]
+        r = sphere_pull_back(norms, within, c, math.sqrt(x.shape[-1] * self.floor), "sqrt").amin(dim=1)
+        return torch.where(radius * INWARD >= 2 * c * math.sqrt(norms.shape[1]), math.inf, r)
 
     def words(self) -> str:
         return "features standardised " + ("per clip" if self.per == "clip" else "by fixed statistics")

@@ -227,17 +227,18 @@ class PeakNormalize(Stage):
         return before.evolve(name="waveform", unit=f"peak {self.target:g} per clip", gain=True)
 
     def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
-        """r = R·m²/(R·m + p‖x‖₂), m = ‖x‖_∞.
+        """r = R·m/√(p² + (p·X + R)²), m = ‖x‖_∞ and X the norm of x/m without one peak sample.
 
-        With y = x + δ, m′ = ‖y‖_∞ and g = m − m′: y/m′ − x/m = (δ + x·g/m)/m′. For g > 0 (the peak falls)
-        the peak sample alone has |δ_i| ≥ g, and ‖δ + xg/m‖ ≤ r‖x‖/m, m′ ≥ m − r, so the image moves by
-        at most p·r‖x‖/(m(m − r)); this is ≤ R for r as given. The rising case follows by exchanging
-        x and y, since (‖x‖ + r)(m − r) ≤ ‖x‖·m where m ≤ ‖x‖. Tight to first order.
+        With w = (x + δ)/‖x + δ‖_∞ fixed, no x + δ on the ray of w is nearer to x than the ray itself. That
+        distance is given by D = ‖w − x/m‖ and q = ⟨x/m, w − x/m⟩ alone, and a peak of x cannot grow in w,
+        so q ≤ X·D. The rest is one function of q (proof in docs/theory.md, "Gain to a peak"). Attained
+        where the other samples can be raised by the factor 1 + R/(p·X) and stay below the peak.
         """
-        m = x.flatten(1).abs().amax(dim=1)
-        # Written with the crest factor, so that neither a huge R nor a tiny m over- or underflows.
-        crest = row_norm(x / per_row(m, x))
-        return torch.where(m > 0, m / (1 + self.target * crest / radius) * INWARD, 0.0)
+        m, peak = x.flatten(1).abs().max(dim=1)
+        others = row_norm((x.flatten(1) / m[:, None]).scatter(1, peak[:, None], 0.0))
+        radius = radius.clamp(max=1 / _SMALLEST)  # an infinite R has the limit m
+        shrunk = radius / torch.hypot(torch.full_like(m, self.target), self.target * others + radius)
+        return torch.where(m > 0, m * shrunk * INWARD, 0.0)
 
     def words(self) -> str:
         return f"each clip scaled to peak {self.target:g}"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from soundcert.errors import ConfigError
 from soundcert.spaces import Space
-from soundcert.stages.base import INWARD, Stage, register, require
+from soundcert.stages.base import INWARD, Stage, register, require, row_norm
 
 
 @register("clip")
@@ -75,25 +75,25 @@ class Quantize(Stage):
         return before.evolve(name="waveform") if before.kind == "waveform" else before
 
     def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
-        """The largest of three proven radii, Δ the step and d the dimension.
+        """The largest of three proven radii; Δ is the step and o_i = |x_i/Δ − round(x_i/Δ)| ≤ ½.
 
-        General x: rounding moves x and x+δ by at most Δ√d/2 each, so r = R − Δ√d. On the lattice only
-        x+δ is moved, and a coordinate moves at all only when |δ_i| ≥ Δ/2, then by at most 2|δ_i|:
-        r = max(R/2, R − Δ√d/2). And while ‖δ‖ is less than the distance to the nearest decision edge,
-        nothing moves. Saturation after rounding is 1-Lipschitz and changes none of this.
+        To move by k ≥ 1 steps, coordinate i must go |δ_i| ≥ Δ(k − a_i), a_i = ½ + o_i. So it moves by at
+        most |δ_i| + Δ·a_i, and r = R − Δ‖a‖ (R − Δ√d/2 on the lattice, R − Δ√d at worst). As
+        k − a_i ≥ k(1 − a_i), it also moves by at most |δ_i|/(1 − a_i), and r = R·min(1 − a_i) (R/2 on the
+        lattice). And nothing moves while ‖δ‖ is below the nearest decision edge, Δ·min(1 − a_i).
+        Saturation after rounding is 1-Lipschitz and changes none of this.
         """
         flat = x.flatten(1) / self.delta
         root = math.sqrt(flat.shape[1])
         offset = (flat - torch.round(flat)).abs()
-        on_lattice = (offset == 0).all(dim=1)
         # x/Δ is rounded where Δ is no power of two, and x itself by the stages above: leave that as room.
         largest = flat.abs().amax(dim=1)
+        room = 1e-12 * largest
         radius = radius - 2e-15 * largest * self.delta * root
-        general = radius - self.delta * root
-        lattice = torch.maximum(radius / 2, radius - self.delta * root / 2)
-        still = ((0.5 - offset).amin(dim=1) - 1e-12 * largest) * self.delta * (1 - 1e-9)
-        best = torch.where(on_lattice, lattice, general)
-        return torch.maximum(best, still).clamp(min=0.0) * INWARD
+        long = radius - self.delta * (row_norm(0.5 + offset) + room * root)
+        edge = ((0.5 - offset).amin(dim=1) - room).clamp(min=0.0)
+        short = edge * torch.maximum(radius, torch.full_like(radius, self.delta * (1 - 1e-9)))
+        return torch.maximum(long, short).clamp(min=0.0) * INWARD
 
     def words(self) -> str:
         return (
