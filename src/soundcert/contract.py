@@ -86,8 +86,9 @@ class Contract:
         out = []
         if self.perturbation_location == "feature":
             out.append(
-                "Nothing about an attacker who changes the waveform: an inaudible change of the samples can "
-                "leave the feature ball. A norm ratio of features is not a signal-to-noise ratio."
+                "Nothing about an attacker who changes the waveform, but for the radius that in_space('file') "
+                "proves: a change of the samples that nobody hears can leave the feature ball. A norm ratio of "
+                "features is not a signal-to-noise ratio."
             )
         elif self.perturbation_location == "latent":
             out.append("Nothing about an attacker who changes the waveform or the features.")

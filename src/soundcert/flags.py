@@ -89,7 +89,8 @@ _KINDS = (
         "A waveform attacker is not bounded by this radius: a change of the samples that nobody hears can leave "
         "the feature ball. ‖v‖/R is a norm ratio that depends on gain, unit and floor; it is not an SNR and must "
         "not be ranked against one.",
-        "State the certified object with every figure. Compare with a waveform certificate only in one space.",
+        "State the certified object with every figure. `in_space('file')` or `--report-in file` carries the radius to "
+        "the file's samples with proof: only there compare it with a waveform certificate.",
     ),
     FlagKind(
         "latent-not-waveform",

@@ -51,6 +51,15 @@ class Transported:
 
         return snr_db(self.norm, self.radius) if self.radius > 0 else math.inf
 
+    def __str__(self) -> str:
+        from soundcert.bounds import format_down, format_up
+
+        lines = [f"Proven in the space {self.space!r}: radius {format_down(self.radius, significant=4)} (ℓ2)"]
+        if 0 < self.radius < math.inf and self.norm > 0:
+            lines[0] += f", {format_up(self.snr_db, decimals=2)} dB under the clip"
+        lines += [f"  {format_down(s.radius, significant=4):>10}  {s.stage}" for s in reversed(self.chain)]
+        return "\n".join(lines)
+
 
 def rounding_allowance(v: Tensor, radius: float) -> float:
     """Return what rounding v and any v′ within `radius` of it to float32 can add to their distance."""

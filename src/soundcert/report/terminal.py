@@ -113,6 +113,19 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def _space_line(there: Mapping[str, Any]) -> str:
+    """The median radius in a space, and how the bounds lead there, from the certificate up."""
+    if not there["proven"]:
+        return f"nothing: {there['reason']}"
+    share = "" if there["proven"] == there["of"] else f"{there['proven']} of {there['of']} clips; "
+    steps = " → ".join(f"{s['stage']}: {_radius(s['radius'])}" for s in there["chain"])
+    return f"{share}median radius {_radius(there['median_radius'])}, of {there['clip']} ({steps})"
+
+
+def _radius(value: float | None) -> str:
+    return "without limit" if value is None else format_down(value, significant=4)
+
+
 def summary_view(summary: Mapping[str, Any]) -> RenderableType:
     """Return a run's summary for people."""
     rows = [
@@ -160,7 +173,78 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
             for v in VIEWS
             if f"median_{v}" in summary
         ]
+    for name, there in summary.get("spaces", {}).items():
+        rows.append((f"proven in {name!r}", _space_line(there)))
     return _facts(rows)
+
+
+def attack_view(summary: Mapping[str, Any]) -> RenderableType:
+    """Return the summary of a run's attacks for people. Radii proven are rounded down; what was found, to nearest."""
+    space = summary["settings"]["space"]
+    proven = summary["proven"]
+    rows = [
+        (
+            "clips",
+            f"{summary['clips']} certified: {summary['clips'] - summary['failed']} attacked, {summary['failed']} failed",
+        )
+    ]
+    said = f"for {proven['clips']} clips"
+    if "median_radius" in proven:
+        said = f"median {format_down(proven['median_radius'], significant=4)}, {said}"
+    if proven["without_limit"]:
+        said += f", {proven['without_limit']} of them without limit"
+    rows.append((f"proven in {space!r}", said))
+    for goal, name in (("leave", "found to leave the ball"), ("flip", "found to change the label")):
+        if goal in summary:
+            rows.append((name, _found(summary[goal])))
+    if "inside" in summary:
+        rows.append(
+            (
+                "inside the ball",
+                f"{summary['inside']['violated']} violations on {summary['inside']['clips']} clips",
+            )
+        )
+    if "bypass" in summary:
+        b = summary["bypass"]
+        outside = f"{b['outside_as_float32']} of {b['clips']} are outside the ball as float32"
+        rows.append(
+            (
+                "bypass in the file",
+                f"median {b['median_below_naive_db']:.2f} dB below what the norm ratio suggests; read back from disk, "
+                f"{outside}, {b['outside_at_16_bits']} at 16 bits",
+            )
+        )
+    parts: list[RenderableType] = [_facts(rows)]
+    if summary.get("deployed"):
+        table = plain_table(
+            "deployed with", "same label", "flipped", "abstained", "failed", "median distance / R"
+        )
+        for row in summary["deployed"]:
+            away = f"{row['median_distance']:.3g}" if "median_distance" in row else "-"
+            table.add_row(
+                Text(row["variant"]), *(str(row[o]) for o in ("same", "flipped", "abstained", "failed")), away
+            )
+        parts += [Text(), table]
+    for violation in summary["violations"]:
+        for what in violation["what"]:
+            parts.append(
+                Text(f"✗ {violation['clip']}: {what}. Evidence: {violation['evidence']}", style="bold red")
+            )
+    parts.append(
+        Text("What was found is an upper bound of the robustness; it proves nothing about less.", style="dim")
+    )
+    return Group(*parts)
+
+
+def _found(figures: Mapping[str, Any]) -> str:
+    if "median_norm" not in figures:
+        return f"nothing, on {figures['clips']} clips"
+    out = f"median {figures['median_norm']:.4g}"
+    if "median_snr_db" in figures:
+        out += f" (SNR {figures['median_snr_db']:.2f} dB)"
+    if "median_ratio" in figures:
+        out += f", {figures['median_ratio']:.3g} times what is proven ({figures['median_gap_db']:.2f} dB)"
+    return f"{out}; on {figures['found']} of {figures['clips']} clips"
 
 
 def sources_view(sources: Sequence[tuple[SourceInfo, Sequence[str]]]) -> RenderableType:

@@ -55,7 +55,27 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             values = [r["views"][view] for r in good]
             if all(v is not None and math.isfinite(v) for v in values):
                 out[f"median_{view}"] = median(values)
+        if spaces := list(dict.fromkeys(name for r in good for name in r.get("spaces", ()))):
+            out["spaces"] = {name: _in_space(good, name) for name in spaces}
     return out
+
+
+def _in_space(good: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Return the median radius carried to a space, and the chain of the clip that has it (the lower median)."""
+    there = [(r["clip"], r["spaces"][name]) for r in good if name in r["spaces"]]
+    proven = [(clip, s) for clip, s in there if s["proven"]]
+    if not proven:
+        return {"proven": 0, "of": len(there), "reason": there[0][1]["reason"]}
+    # A radius without limit is null.
+    size = [math.inf if s["radius"] is None else s["radius"] for _, s in proven]
+    clip, middle = proven[sorted(range(len(proven)), key=size.__getitem__)[(len(proven) - 1) // 2]]
+    return {
+        "proven": len(proven),
+        "of": len(there),
+        "median_radius": middle["radius"],
+        "clip": clip,
+        "chain": middle["chain"],
+    }
 
 
 def _share(values: Sequence[bool]) -> float:
