@@ -298,7 +298,7 @@ def page(seen: dict[str, list[float]], n: int, rounds: int, memory_mb: tuple[flo
     }
     lines += [
         "",
-        "\"With noise at most\" is what the noise alone leaves of that limit: every draw needs its own "
+        '"With noise at most" is what the noise alone leaves of that limit: every draw needs its own '
         f"{1e6 / noise:.0f} µs of normal numbers, so the faster the engine, the larger their share.",
         "",
         "Where a pass goes (torch fp32, each part alone, µs): "

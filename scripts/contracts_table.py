@@ -131,9 +131,7 @@ def carried(cell: Cell, work: Path) -> Iterator[dict[str, Any]]:
         if right:
             clip = sc.load_clip(paths[record["clip"]], name=record["clip"])
             points = pipe.front_trace(clip)
-            file = carry(
-                pipe.route(clip.space), points, record["radius"], "file", exact=clip.exact
-            )
+            file = carry(pipe.route(clip.space), points, record["radius"], "file", exact=clip.exact)
             out |= {"radius": record["radius"], "snr_db": file.snr_db}
         yield out
 
@@ -181,7 +179,8 @@ def section(data: str, rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         f"## {what}",
         "",
-        f"{rows[0]['clips']} testing clips. Share of them certified with their label against every perturbation of the file's samples "
+        f"{rows[0]['clips']} testing clips. Share of them certified with their label against every perturbation of the "
+        "file's samples "
         "at the SNR or above:",
         "",
         "| contract | smoothed accuracy | " + " | ".join(f"{db} dB" for db in SNRS) + " |",
@@ -219,16 +218,24 @@ def write(work: Path) -> None:
     lines = [
         "# Which contract certifies more against the same attacker?",
         "",
-        "Written by `python scripts/contracts_table.py`. The attacker adds a perturbation to the *file's samples*, of ℓ2 norm below",
-        "‖file‖·10^(−SNR/20). Every certificate is carried to that space with proof ([theory](theory.md#carrying-a-radius-to-another-space)),",
-        "waveform smoothing (at RMS 1) through its gain, log-mel smoothing (40 bands, natural logarithm of power + ε) through features and",
+        "Written by `python scripts/contracts_table.py`. The attacker adds a perturbation to the *file's "
+        "samples*, of ℓ2 norm below",
+        "‖file‖·10^(−SNR/20). Every certificate is carried to that space with proof "
+        "([theory](theory.md#carrying-a-radius-to-another-space)),",
+        "waveform smoothing (at RMS 1) through its gain, log-mel smoothing (40 bands, natural logarithm of "
+        "power + ε) through features and",
         "gain. A smaller SNR is a stronger guarantee.",
         "",
-        "Each row has a model of its own, trained by one short recipe with the row's noise in the row's place (Speech Commands: DS-CNN,",
-        "7 epochs; ESC-10: a small CNN on three folds, 40 epochs); n = 2000 and α = 0.001 for every certificate, the same clips in each",
-        "row. The short recipe and the small test sets are for comparison between rows: models trained longer certify more (see",
-        "[models](models.md)), and an interval of 95 % around a share is up to ±10 points for 100 clips, ±16 for 40. Rows were not chosen on",
-        "validation clips: the smallest SNRs below are the best of their rows on these same clips, a description of the table.",
+        "Each row has a model of its own, trained by one short recipe with the row's noise in the row's "
+        "place (Speech Commands: DS-CNN,",
+        "7 epochs; ESC-10: a small CNN on three folds, 40 epochs); n = 2000 and α = 0.001 for every "
+        "certificate, the same clips in each",
+        "row. The short recipe and the small test sets are for comparison between rows: models trained "
+        "longer certify more (see",
+        "[models](models.md)), and an interval of 95 % around a share is up to ±10 points for 100 clips, ±16 "
+        "for 40. Rows were not chosen on",
+        "validation clips: the smallest SNRs below are the best of their rows on these same clips, a "
+        "description of the table.",
         "",
     ]
     for data in ("speech_commands", "esc10"):

@@ -1,6 +1,7 @@
 """Certified robustness for audio classifiers, with the space that each certificate lives in."""
 
 from soundcert import bounds, diagnostics, stages
+from soundcert.attack import Attack, attack
 from soundcert.audio import Clip, load_clip
 from soundcert.audit import Audit, audit
 from soundcert.certificate import Certificate, Prediction
@@ -12,6 +13,7 @@ from soundcert.pipeline import Pipeline
 from soundcert.spaces import Space
 
 __all__ = [
+    "Attack",
     "Audit",
     "Budget",
     "Certificate",
@@ -23,6 +25,7 @@ __all__ = [
     "Prediction",
     "SoundcertError",
     "Space",
+    "attack",
     "audit",
     "bounds",
     "certify",

@@ -179,6 +179,67 @@ def certify(
 
 
 @app.command
+def attack(
+    run: Annotated[Path, Parameter(help="Run directory of `soundcert certify`.")],
+    *,
+    limit: Limit = None,
+    goal: Annotated[
+        tuple[Literal["leave", "flip", "inside", "bypass", "deployed"], ...],
+        Parameter(help="What to look for; by default everything."),
+    ] = ("leave", "flip", "inside", "bypass", "deployed"),
+    space: Annotated[
+        str, Parameter(help="Where the perturbation is added: `file`, `object`, or a space above the noise.")
+    ] = "file",
+    steps: Annotated[int, Parameter(help="Gradient steps of each search.")] = 30,
+    restarts: Annotated[
+        int, Parameter(help="Starts of the geometry search, and a descent to another label for each 8.")
+    ] = 16,
+    draws: Annotated[int, Parameter(help="Noisy copies a gradient.")] = 32,
+    n: Annotated[int, Parameter(help="Fresh draws that verify what is said.")] = 1000,
+    level: Annotated[float, Parameter(help="Probability that a label change is wrong, at most.")] = 0.001,
+    seed: Annotated[int, Parameter(help="Seed of starts and noise.")] = 0,
+    wav: Annotated[
+        bool, Parameter(negative="", help="Keep the clips of a bypass in the run's `attacks`.")
+    ] = False,
+    base: Annotated[
+        Path | None, Parameter(help="Where the config's relative paths start, if the data has moved.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Attack the certified clips of a run: the smallest perturbations found, beside what is proven.
+
+    An attack bounds the robustness from above and proves nothing. Writes `attacks.jsonl`, one line a clip, and
+    `attacks.json` into the run; the same command goes on after an interruption. Exit code 1: a violation was
+    found, or clips failed.
+
+    Example: `soundcert attack runs/kws --limit 20 --goal leave --goal bypass --wav`
+    """
+    from soundcert.attack import Settings
+    from soundcert.report.terminal import attack_view, print_view
+    from soundcert.runs import attack_run
+
+    settings = Settings(space, goal, steps, restarts, draws, n, level, seed)
+    try:
+        with _bar("attacking") as tick:
+            summary = attack_run(
+                run, settings, limit=limit, wav=wav, base=base,
+                progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print(
+            f"soundcert: interrupted; every finished clip is in {run}. Go on with the same command",
+            file=sys.stderr,
+        )
+        return 130
+    if as_json:
+        _print_json(summary)
+    else:
+        print_view(attack_view(summary))
+        print(f"\nThe attacks: {run / 'attacks.jsonl'}")
+    return 1 if summary["failed"] or summary["violations"] else 0
+
+
+@app.command
 def predict(
     config: Path,
     clips: Annotated[list[Path], Parameter(help="Audio files.")],
@@ -278,16 +339,17 @@ def train(
 
 @app.command
 def schema(
-    what: Annotated[Literal["config", "results"], Parameter(help="Which document.")] = "config",
+    what: Annotated[Literal["config", "results", "attacks"], Parameter(help="Which document.")] = "config",
 ) -> int:
-    """Print the JSON Schema of configs, or of the lines of a run's results.
+    """Print the JSON Schema of configs, or of the lines of a run's results or attacks.
 
     Example: `soundcert schema results > results.schema.json`
     """
     from soundcert.config import config_schema
+    from soundcert.runs.attack_schema import attack_schema
     from soundcert.runs.schema import record_schema
 
-    _print_json(config_schema() if what == "config" else record_schema())
+    _print_json({"config": config_schema, "results": record_schema, "attacks": attack_schema}[what]())
     return 0
 
 

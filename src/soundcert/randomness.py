@@ -30,6 +30,8 @@ Purpose = Literal[
     "estimation",
     "prediction",
     "diagnostics",
+    "attack",
+    "verification",
 ]
 
 BLOCK = 8

@@ -34,9 +34,10 @@ from soundcert.certify import SmoothedClassifier
 from soundcert.cli import app
 from soundcert.config import config_schema, load_config, read_yaml
 from soundcert.data import DataConfig, load_items
+from soundcert.runs.attack_schema import attack_schema
 from soundcert.runs.schema import record_schema
 
-VERBS = ("demo", "audit", "certify", "predict", "train", "schema", "data")
+VERBS = ("demo", "audit", "certify", "attack", "predict", "train", "schema", "data")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -506,11 +507,12 @@ def conforms(value: object, schema: dict) -> bool:
     return not mistakes(value, schema)
 
 
-@pytest.mark.parametrize("what", ["config", "results"])
+@pytest.mark.parametrize("what", ["config", "results", "attacks"])
 def test_schema_prints_a_schema(cli, what):
     ran = cli("schema", what)
     assert ran.code == 0
-    assert ran.json == (config_schema() if what == "config" else record_schema())
+    schemas = {"config": config_schema, "results": record_schema, "attacks": attack_schema}
+    assert ran.json == schemas[what]()
     assert ran.json["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 

@@ -346,3 +346,69 @@ def test_an_unlimited_radius_stays_so():
     assert (
         largest_budget(Compression(2, 1.0), *(torch.ones(2, dtype=torch.float64),) * 3, math.inf) == math.inf
     )
+
+
+@pytest.mark.parametrize("radius", [1e-3, 0.1, 1.0, 4.0, 10.0, 16.0, 40.0])
+@pytest.mark.parametrize("mode", ["add", "max"])
+def test_a_larger_radius_proves_more_and_the_slope_alone_is_never_better(radius, mode):
+    """At large R one coordinate alone may have e^R times the budget: a grid up to there once proved nothing."""
+    for kind in ("noise", "half silent", "silent"):
+        x = signal(kind, LENGTH, 0)
+        stage = replace(SMALL, floor=1e-6, floor_mode=mode)
+        r, more = (
+            float(stage.pull_back(x, torch.tensor([value], dtype=torch.float64)))
+            for value in (radius, 1.3 * radius)
+        )
+        slope = (
+            radius
+            / Compression(2, 1e-6, mode).lipschitz
+            * math.sqrt(
+                sb.even_weights(mel_filters(*filter_key(stage)), 64, 2.0)[0] / sb.bound_of(stage, LENGTH)
+            )
+        )
+        assert 0 < r < more * (1 + 1e-3)
+        assert r >= slope * (1 - 1e-6)
+    # Silence in closed form: all coordinates are alike, so the budget is that of the steepest secant of g, or
+    # that at which one coordinate alone changes by R, whichever is more.
+    quiet = torch.zeros(1, LENGTH, dtype=torch.float64)
+    r = float(stage.pull_back(quiet, torch.tensor([radius], dtype=torch.float64)))
+    f = Compression(2, 1e-6, mode)
+    y = float(sb.even_weights(mel_filters(*filter_key(stage)), 64, 2.0)[0])
+    v = (
+        1e-6
+        * y
+        * np.concatenate([np.logspace(-6, 2 * radius, 20_000), 1 + np.linspace(0, 3 * radius, 20_000)])
+    )
+    g = change(f, 0.0, np.sqrt(v / y)) ** 2
+    within = g <= radius**2
+    expected = radius**2 / (g[within] / v[within]).max()
+    assert r**2 * sb.bound_of(stage, LENGTH) > 0.9 * expected
+    if radius <= 16:  # beyond, all coordinates together do not reach R at the steepest secant
+        assert r**2 * sb.bound_of(stage, LENGTH) <= expected
+
+
+def test_features_that_depend_on_nothing_have_no_limit():
+    one = torch.tensor([1.0], dtype=torch.float64)
+    x = signal("noise", LENGTH, 0)
+    for power in (1.0, 2.0):
+        empty = LogMel(n_mels=2, n_fft=16, hop=8, f_max=50.0, power=power)
+        assert not mel_filters(*filter_key(empty)).any()
+        assert float(empty.pull_back(x, one)) == math.inf
+    assert float(replace(SMALL, win_length=1).pull_back(x, one)) == math.inf
+    assert float(SMALL.pull_back(x, one * math.nan)) == 0.0
+    assert 0 < float(SMALL.pull_back(x, one * 1e160)) < math.inf
+    assert 0 < float(replace(SMALL, power=1.0, floor=1e-6).pull_back(x, 500 * one)) < math.inf
+
+
+def test_the_rounding_of_a_standardisation_is_charged():
+    """Features far from zero lose digits when their mean is subtracted; a tiny R is then not all proven."""
+    rng = torch.Generator().manual_seed(0)
+    for stage in (FeatureStandardize(per="clip", floor=1e-12), FeatureStandardize(mean=1e9)):
+        x = 100 + torch.randn(1, 4, 50, generator=rng, dtype=torch.float64) * 1e-3
+        radius = torch.tensor([1e-6], dtype=torch.float64)
+        r = float(stage.pull_back(x, radius))
+        for _ in range(50):
+            delta = torch.randn(x.shape, generator=rng, dtype=torch.float64)
+            delta *= r / torch.linalg.vector_norm(delta)
+            assert float(torch.linalg.vector_norm(stage(x + delta) - stage(x))) <= 1e-6 * (1 + 1e-9)
+    assert float(FeatureStandardize(per="clip").pull_back(x, radius * math.nan)) == 0.0

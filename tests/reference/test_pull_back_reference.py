@@ -262,11 +262,11 @@ def bands_of(levels: tuple[float, ...], frames: int, seed: int = 0) -> Tensor:
 def test_the_radius_of_bands_is_attained_in_the_least(share):
     frames = 24
     x = bands_of((3.0, 0.4, 1.0), frames)
-    stage = FeatureStandardize(per="clip", floor=1e-14)
+    stage = FeatureStandardize(per="clip", floor=1e-10)
     radius = share * math.sqrt(frames)
     r = r_of(stage, x, radius)
     least = RmsNormalize()
-    assert r == pytest.approx(r_of(least, x[:, 1], radius), rel=1e-9)
+    assert r == pytest.approx(r_of(least, x[:, 1], radius), rel=1e-6)
     unit = x[:, 1] / x[:, 1].norm()
     across = RemoveOffset()(noise(frames, 5))
     across = across - (across * unit).sum() * unit
@@ -274,7 +274,7 @@ def test_the_radius_of_bands_is_attained_in_the_least(share):
     delta = torch.zeros_like(x)
     delta[:, 1] = r * (math.sqrt(1 - sine**2) * across / across.norm() - sine * unit)
     assert float(delta.norm()) <= r * (1 + 1e-12)
-    assert moved(stage, x - 7.5, delta) / radius == pytest.approx(1.0, abs=1e-6)
+    assert moved(stage, x - 7.5, delta) / radius == pytest.approx(1.0, abs=2e-4)  # rounding is charged
 
 
 @pytest.mark.parametrize("floor", [1e-5, 1e-2])
@@ -287,12 +287,12 @@ def test_the_radius_of_bands_at_the_floor(floor, share):
     c, m = math.sqrt(frames), math.sqrt(frames * floor)
     radius = share * c
     r = r_of(stage, x, radius)
-    assert r == pytest.approx(m * math.sin(2 * math.asin(share / 2)), rel=1e-9)
+    assert r == pytest.approx(m * math.sin(2 * math.asin(share / 2)), rel=1e-6)
     delta = torch.zeros_like(x)
     delta[:, 1] = r * RemoveOffset()(noise(frames)) / RemoveOffset()(noise(frames)).norm()
     reached = moved(stage, x, delta)
     assert reached == pytest.approx(c * r / math.hypot(r, m), rel=1e-6)
-    assert 1 - 0.65 * share**2 - 1e-9 <= reached / radius <= 1
+    assert 1 - 0.65 * share**2 - 2e-6 <= reached / radius <= 1
 
 
 @pytest.mark.parametrize("share", [0.2, 0.9, 1.2, 1.41])
@@ -310,10 +310,10 @@ def test_no_division_of_a_perturbation_among_bands_is_worse_than_the_least_band(
 
 def test_bands_have_a_limit_until_all_spheres_are_crossed():
     x = bands_of((3.0, 0.4, 1.0), 24)
-    stage = FeatureStandardize(per="clip", floor=1e-14)
+    stage = FeatureStandardize(per="clip", floor=1e-10)
     for share in (1.4143, 1.9, 2.0001, 3.4):
-        assert r_of(stage, x, share * math.sqrt(24)) == pytest.approx(0.4, rel=1e-9)
-    assert r_of(stage, x, 2 * math.sqrt(3 * 24) * (1 + 1e-11)) == math.inf
+        assert r_of(stage, x, share * math.sqrt(24)) == pytest.approx(0.4, rel=1e-6)
+    assert r_of(stage, x, 2 * math.sqrt(3 * 24) * (1 + 1e-6)) == math.inf
     turned = x * torch.tensor([0.0, 2.0001, 0.0]).double()[:, None]
     assert moved(stage, x, -turned) == pytest.approx(2 * math.sqrt(24))  # for 0.4 and a little: 2c at once
 
@@ -327,9 +327,12 @@ def test_bands_agree_with_exact_arithmetic_and_never_exceed_it(ratio, offset):
     radius = float(2 * c * mp.mpf(ratio))
     lengths = [mp.sqrt(exact_deviation(band) ** 2 + frames * mp.mpf(floor)) for band in x[0]]
     truth = min(exact_sphere(v, min(radius, 1.9 * float(c)), c) for v in lengths)
-    claimed = r_of(FeatureStandardize(per="clip", floor=floor), x, radius)
+    stage = FeatureStandardize(per="clip", floor=floor)
+    claimed = r_of(stage, x, radius)
     # About 1e3 the rounding of x itself is part of the deviation: allow for it below, not above.
-    assert truth * (1 - mp.mpf(1e-9 if offset else 3e-12)) <= claimed <= truth
+    charged = 1.1 * float(stage.rounding(float(x.abs().max()), x.numel())) / radius
+    # Near √2·c the radius is flat in R, and below it steeper than in proportion, never fourfold.
+    assert truth * (1 - mp.mpf(1e-9 if offset else 3e-12) - 4 * charged) <= claimed <= truth
 
 
 # --- peak --------------------------------------------------------------------------------------------

@@ -137,6 +137,12 @@ def _of_folds(config: DataConfig, items: list[Item]) -> list[Item]:
     return [item for item in items if item.fold in config.folds]
 
 
+def sample(names: Iterable[str], limit: int | None, seed: int = 0) -> list[str]:
+    """At most `limit` of the names, an unbiased choice that does not depend on their order; sorted."""
+    chosen = sorted(names, key=lambda name: _rank(seed, name))
+    return sorted(chosen if limit is None else chosen[:limit])
+
+
 def _rank(seed: int, name: str) -> bytes:
     # Names of files need not be valid UTF-8; surrogates stand for the bytes that are not.
     return hashlib.blake2b(f"{seed}:{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()

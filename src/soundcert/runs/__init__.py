@@ -1,7 +1,8 @@
 """Run directories: append-only, flushed per clip, resumable, one writer at a time."""
 
+from soundcert.runs.attack_run import attack_run
 from soundcert.runs.certify_run import certify_run
 from soundcert.runs.directory import RunDirectory, read_records
 from soundcert.runs.summary import summarise
 
-__all__ = ["RunDirectory", "certify_run", "read_records", "summarise"]
+__all__ = ["RunDirectory", "attack_run", "certify_run", "read_records", "summarise"]

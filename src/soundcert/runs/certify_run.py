@@ -98,6 +98,8 @@ def certify_run(
     info = {
         "soundcert": _version(),
         "config": config.model_dump(mode="json", exclude_none=True),
+        # Where the config's relative paths start, for what works on the run later.
+        "folder": str((base or Path()).absolute()),
         "contract": contract.to_dict() if contract else None,
         "statement": contract.statement() if contract else None,
         "clips": len(items),

@@ -39,7 +39,7 @@ class RunDirectory:
         self._records: IO[bytes] | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._lock = take_lock(path)
             self._begin(identity, info, resume)
             self._repair()
             self._records = (path / RECORDS).open("ab")
@@ -49,19 +49,6 @@ class RunDirectory:
         except BaseException:
             self.close()
             raise
-
-    def _take_lock(self) -> None:
-        import fcntl
-
-        self._lock = (self.path / LOCK).open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            raise RunError(
-                f"{self.path} is being written by another process: wait for it, or choose another --out"
-            ) from None
 
     def _begin(self, identity: Mapping[str, Any], info: Mapping[str, Any], resume: bool) -> None:
         file = self.path / RUN
@@ -85,37 +72,14 @@ class RunDirectory:
             )
 
     def _repair(self) -> None:
-        file = self.path / RECORDS
-        if not file.exists():
-            return
-        whole = 0
-        with file.open("r+b") as records:
-            for number, line in enumerate(records, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    record = json.loads(line)
-                    self.done[record["clip"]] = record
-                except (ValueError, KeyError, TypeError):
-                    raise RunError(f"{file}, line {number}, is not a record of soundcert") from None
-                whole += len(line)
-            records.truncate(whole)
+        self.done = {record["clip"]: record for record in repaired(self.path / RECORDS)}
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one clip's record and wait until it is on the disk."""
         assert self._records is not None
         if record["clip"] in self.done:
             raise RunError(f"clip {record['clip']!r} is recorded already")
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False, sort_keys=True).encode() + b"\n"
-        try:
-            self._records.write(line)
-            self._records.flush()
-            os.fsync(self._records.fileno())
-        except OSError as error:
-            raise RunError(
-                f"cannot write to {self.path}: {error.strerror or error}; what was recorded is kept, "
-                "go on with --resume"
-            ) from None
+        append_line(self._records, record, self.path, "go on with --resume")
         self.done[record["clip"]] = dict(record)
 
     def close(self) -> None:
@@ -132,6 +96,57 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def take_lock(path: Path) -> IO[str]:
+    """Lock a run directory for writing until the handle is closed; RunError where another process has it."""
+    import fcntl
+
+    lock = (path / LOCK).open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        raise RunError(
+            f"{path} is being written by another process: wait for it, or choose another --out"
+        ) from None
+    return lock
+
+
+def repaired(file: Path) -> list[dict[str, Any]]:
+    """Cut a torn last line off a file of records, and return the records."""
+    out: list[dict[str, Any]] = []
+    if not file.exists():
+        return out
+    whole = 0
+    with file.open("r+b") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                record = json.loads(line)
+                record["clip"]
+            except (ValueError, KeyError, TypeError):
+                raise RunError(f"{file}, line {number}, is not a record of soundcert") from None
+            out.append(record)
+            whole += len(line)
+        lines.truncate(whole)
+    return out
+
+
+def append_line(handle: IO[bytes], record: Mapping[str, Any], path: Path, advice: str) -> None:
+    """Write a record as one line and wait until it is on the disk."""
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False, sort_keys=True).encode() + b"\n"
+    try:
+        handle.write(line)
+        handle.flush()
+        os.fsync(handle.fileno())
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {path}: {error.strerror or error}; what was recorded is kept, {advice}"
+        ) from None
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -39,9 +39,9 @@ _OUTWARD = 1.0 + 1e-10
 # The grid of v: from 0 and then, evenly in its logarithm, over so many decades up to T.
 _CELLS, _DECADES = 32, 5.0
 # How often cells are divided, and into how many.
-_ROUNDS, _PARTS = 2, 4
-# Values of λ that are tried to find a good one, and of T.
-_SEARCH, _TRIES = 16, 2
+_ROUNDS, _PARTS = 3, 4
+# Values of λ that are tried to find a good one; of T, at most.
+_SEARCH, _TRIES = 16, 8
 
 
 @dataclass(frozen=True)
@@ -102,25 +102,23 @@ def largest_budget(f: Compression, a: Tensor, y: Tensor, scale: Tensor, radius: 
     a: amplitudes, y: budget weights, scale: factors of the features, each `(n,)` in float64, y and scale
     positive. 0.0 where radius is not positive; ∞ where it is infinite.
     """
-    if not 0 < radius < math.inf:
-        return radius if radius == math.inf else 0.0
+    if not radius > 0:  # a NaN proves nothing
+        return 0.0
+    if len(a) == 0 or radius == math.inf:
+        return math.inf
     row = _Row(f, a, y, scale)
-    target = radius**2 / _OUTWARD
+    target = min(radius, 1e100) ** 2 / _OUTWARD
+    # What the steepest slope alone proves; it is all where enough coordinates can be steepest at once.
+    steepest = f.lipschitz * float((scale / torch.sqrt(y)).max())
+    proven = target / (steepest**2 * _OUTWARD) if steepest < math.inf else 0.0
     # One coordinate alone reaches R here: the best S that this relaxation can prove is not larger.
     top = row.alone(target)
-    proven = 0.0
     for _ in range(_TRIES):
-        grid = _grid(top)
-        values = row.g(grid.expand(len(a), -1), slice(None))
-        lam = _good_multiplier(values, grid, target)
-        phi = float(row.maxima(lam, grid, values).sum()) * _OUTWARD
-        # Written so that a NaN proves nothing.
-        found = (target - phi) / (lam * _OUTWARD)
-        proven = max(proven, min(top, found)) if found > 0 else proven
-        if proven <= 0.0 or proven >= 0.9 * top:
+        proven = max(proven, row.budget(top, target))
+        if proven >= 0.5 * top:
             break
-        # Under a smaller budget fewer v are possible, and with T nearer to S a little more is proven.
-        top = math.sqrt(proven * top)
+        # Under a smaller budget fewer v are possible: T nearer to S proves more, or proves something at all.
+        top = math.sqrt(proven) * math.sqrt(top) if proven > 0 else 1e-3 * top
     return proven
 
 
@@ -130,8 +128,8 @@ def _grid(top: float) -> Tensor:
     return torch.cat([torch.zeros(1, dtype=torch.float64), tail])
 
 
-def _good_multiplier(values: Tensor, grid: Tensor, target: float) -> float:
-    """Return the λ that makes (R² − φ)/λ largest on the grid's points (by golden-section search in log λ)."""
+def _good_multiplier(values: Tensor, grid: Tensor, target: float) -> tuple[float, float]:
+    """Return the λ that makes (R² − φ)/λ largest on the grid's points, and that value, by golden-section search."""
 
     def worth(log_lam: float) -> float:
         lam = math.exp(log_lam)
@@ -153,7 +151,7 @@ def _good_multiplier(values: Tensor, grid: Tensor, target: float) -> float:
             low, left, f_left = left, right, f_right
             right = low + golden * (high - low)
             f_right = worth(right)
-    return math.exp(left if f_left > f_right else right)
+    return (math.exp(left), f_left) if f_left > f_right else (math.exp(right), f_right)
 
 
 class _Row:
@@ -191,6 +189,22 @@ class _Row:
         mean = torch.where(short > 0, torch.minimum(mean, torch.sqrt(g_high) / (scale * short)), mean)
         return steep * mean * scale.square() / y
 
+    def budget(self, top: float, target: float) -> float:
+        """Return a proven S ≤ T = `top` for R² = `target`, or 0.0."""
+        grid = _grid(top)
+        values = self.g(grid.expand(len(self.a), -1), slice(None))
+        lam, hoped = _good_multiplier(values, grid, target)
+        proven = 0.0
+        # The cells' slack counts once a coordinate; a somewhat larger λ may swallow it.
+        for wider in (1.0, 1.02, 1.1):
+            phi = float(self.maxima(wider * lam, grid, values).sum()) * _OUTWARD
+            found = (target - phi) / (wider * lam * _OUTWARD)
+            if found > 0:  # written so that a NaN proves nothing
+                proven = max(proven, min(top, found))
+            if proven >= 0.97 * min(top, hoped):
+                break
+        return proven
+
     def alone(self, target: float) -> float:
         """Return a v at which no coordinate alone reaches `target`, within 10⁻⁶ of the smallest at which one does."""
         low, high = -200.0, 200.0
@@ -205,7 +219,7 @@ class _Row:
     def maxima(self, lam: float, grid: Tensor, values: Tensor) -> Tensor:
         """Return upper bounds of max over 0 ≤ v ≤ grid[-1] of g_i(v) − λv, `(n,)`; values: g on the grid."""
         reached = (values - lam * grid).amax(dim=1)  # at points: includes v = 0, so never negative
-        cells = values[:, 1:] - lam * grid[:-1] > reached[:, None]
+        cells = ~(values[:, 1:] - lam * grid[:-1] <= reached[:, None])  # a NaN stays open
         which, k = torch.nonzero(cells, as_tuple=True)
         low, high = grid[k], grid[k + 1]
         g_low, g_high = values[which, k], values[which, k + 1]
@@ -215,7 +229,7 @@ class _Row:
             bound = self._cell_bound(lam, low, high, g_low, g_high, which)
             if last == 0:
                 return out.scatter_reduce(0, which, bound, "amax")
-            open_ = bound > reached[which]
+            open_ = ~(bound <= reached[which])
             which, low, high, g_low, g_high = (t[open_] for t in (which, low, high, g_low, g_high))
             # Divide evenly in v; the first cell, from 0, as well.
             inner = low[:, None] + (high - low)[:, None] * parts

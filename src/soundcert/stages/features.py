@@ -236,7 +236,9 @@ def _through_standardize(
         return None
     std = torch.tensor(after.std, dtype=torch.float64)
     bands = stage.n_mels if isinstance(stage, LogMel) else stage.n_fft // 2 + 1
-    return spectral_radius(stage, x, radius * INWARD, std.expand(bands))
+    frames = stage.space(Space("waveform", "waveform", (x.shape[-1],))).shape[-1]
+    left = radius * INWARD - after.rounding(0.0, bands * frames)
+    return spectral_radius(stage, x, left, std.expand(bands))
 
 
 @register("feature_standardize")
@@ -311,6 +313,7 @@ class FeatureStandardize(Stage):
         than all of δ in the band of the smallest ν, so r is the smallest of the bands' radii, and that
         smallest ν from R = √2·c on. There is no limit only from R = 2c√bands.
         """
+        radius = (radius - self.rounding(x.flatten(1).abs().amax(dim=1), x[0].numel())).clamp(min=0.0)
         if self.per == "fixed":
             stds = self.std if isinstance(self.std, tuple) else (self.std,)
             return radius * (min(stds) * INWARD)
@@ -320,6 +323,19 @@ class FeatureStandardize(Stage):
         within = radius.clamp(max=1.5 * c)[:, None]
         r = sphere_pull_back(norms, within, c, math.sqrt(x.shape[-1] * self.floor), "sqrt").amin(dim=1)
         return torch.where(radius * INWARD >= 2 * c * math.sqrt(norms.shape[1]), math.inf, r)
+
+    def rounding(self, largest: Tensor | float, values: int) -> Tensor | float:
+        """Return what float64 may add to the distance of two outputs of so many values.
+
+        Subtracting a mean errs by a few units of 2⁻⁵³ of what is subtracted, and the division makes that larger.
+        `largest`: the largest magnitude of the input, where it is not charged elsewhere.
+        """
+        unit = 16 * 2.0**-53 * math.sqrt(values)
+        if self.per == "clip":
+            return unit * 2 * largest / math.sqrt(self.floor)
+        means = self.mean if isinstance(self.mean, tuple) else (self.mean,)
+        stds = self.std if isinstance(self.std, tuple) else (self.std,)
+        return unit * (largest + max(abs(m) for m in means)) / min(stds)
 
     def words(self) -> str:
         return "features standardised " + ("per clip" if self.per == "clip" else "by fixed statistics")

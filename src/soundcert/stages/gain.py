@@ -97,7 +97,8 @@ def sphere_pull_back(norm: Tensor, radius: Tensor, scale: float, floor: float, m
             if mode == "add"
             else torch.where(norm >= floor, torch.maximum(out, lipschitz), lipschitz)
         )
-    return torch.where(radius * INWARD >= 2 * scale, math.inf, out * INWARD)
+    out = torch.where(radius * INWARD >= 2 * scale, math.inf, out * INWARD)
+    return torch.where(radius > 0, out, 0.0)  # a NaN proves nothing
 
 
 def _floored(norm: Tensor, floor: float, mode: FloorMode, stage: Stage) -> Tensor:

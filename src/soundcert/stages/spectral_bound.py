@@ -93,6 +93,8 @@ def band_weights(
 
     filters = mel_filters(*stage_key)
     filters = filters[filters.any(axis=1)]
+    if not len(filters):
+        return np.zeros(0)
     even = even_weights(filters, n_fft, power)
     if power == 1.0:
         return even
@@ -146,8 +148,13 @@ def _row(
     With ‖error of the amplitudes‖ ≤ e in the budget's norm, h(a, Δ) at the true a is at most that at the
     computed a for Δ + e, and F itself differs by at most its slope times e.
     """
-    if not (math.isfinite(norm) and bool(torch.isfinite(a).all())):
+    # (Squares of what is smaller than this underflow, and then nothing is claimed either.)
+    if not (math.isfinite(norm) and bool(torch.isfinite(a).all())) or not (
+        f.floor is None or f.floor > 1e-200
+    ):
         return 0.0
+    if bound == 0 or len(a) == 0:  # the features are the same whatever the waveform
+        return math.inf if radius > 0 else 0.0
     error = _FFT * norm  # of x; like a perturbation of this length
     steepest = (
         f.lipschitz if math.isfinite(f.lipschitz) else float(2 * a.max() + 2 * math.sqrt(bound) * error)
