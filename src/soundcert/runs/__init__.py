@@ -3,6 +3,16 @@
 from soundcert.runs.attack_run import attack_run
 from soundcert.runs.certify_run import certify_run
 from soundcert.runs.directory import RunDirectory, read_records
+from soundcert.runs.reading import Run, find_runs, open_run
 from soundcert.runs.summary import summarise
 
-__all__ = ["RunDirectory", "attack_run", "certify_run", "read_records", "summarise"]
+__all__ = [
+    "Run",
+    "RunDirectory",
+    "attack_run",
+    "certify_run",
+    "find_runs",
+    "open_run",
+    "read_records",
+    "summarise",
+]

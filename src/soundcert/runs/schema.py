@@ -56,6 +56,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
+def record_fields() -> frozenset[str]:
+    """Return the names of all fields that a record may have."""
+    return frozenset(_FIELDS)
+
+
 def record_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of one record."""
     sampled = [

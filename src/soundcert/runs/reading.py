@@ -1,0 +1,169 @@
+"""A run read back: what reports, comparisons and the explorer start from.
+
+Reading never changes a run, and is forgiving where nothing false can follow: a torn last line, a missing
+summary or fields of a newer version become `warnings`, which whoever shows the run must show too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from soundcert.errors import RunError
+from soundcert.runs.directory import FORMAT, RECORDS, RUN, read_json
+from soundcert.runs.schema import record_fields
+from soundcert.runs.summary import summarise
+
+ATTACKS = "attacks.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory as it is on the disk.
+
+    info: run.json. records: the lines of certificates.jsonl, as dicts, in the order of the data list.
+    attacks: the lines of attacks.jsonl, if the run was attacked. warnings: what was left out, and why.
+    """
+
+    path: Path
+    info: Mapping[str, Any]
+    records: tuple[Mapping[str, Any], ...]
+    attacks: tuple[Mapping[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def contract(self) -> Mapping[str, Any]:
+        """The contract's fields; empty for a run that has none yet."""
+        return self.info.get("contract") or {}
+
+    @property
+    def statement(self) -> str:
+        return str(self.info.get("statement") or "")
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.info.get("config") or {}
+
+    @property
+    def certify(self) -> Mapping[str, Any]:
+        return self.config.get("certify") or {}
+
+    @property
+    def about_waveform(self) -> bool:
+        """Whether the radius is about a waveform, so that it has an SNR."""
+        return self.contract.get("perturbation_location") not in ("feature", "latent")
+
+    @property
+    def total(self) -> int:
+        """How many clips the run was given."""
+        return int(self.info.get("clips") or len(self.records))
+
+    @property
+    def finished(self) -> bool:
+        return len(self.records) >= self.total
+
+    @cached_property
+    def usable(self) -> tuple[Mapping[str, Any], ...]:
+        """Records of clips that could be used: certified or abstained."""
+        return tuple(r for r in self.records if r["status"] != "failed")
+
+    @cached_property
+    def good(self) -> tuple[Mapping[str, Any], ...]:
+        """Certified records, with their own label where labels are known."""
+        certified = [r for r in self.usable if r["status"] == "certified"]
+        return tuple(r for r in certified if r.get("truth") in (None, r["label"]))
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The run's figures, computed from the records and not taken from report.json."""
+        return summarise(self.records)
+
+
+def open_run(path: Path) -> Run:
+    """Read a run directory. RunError where it has no readable run.json."""
+    if not (path / RUN).is_file():
+        raise RunError(f"{path} is not a run directory: it has no {RUN} (soundcert certify writes it)")
+    info = read_json(path / RUN)
+    warnings = []
+    if info.get("format") != FORMAT:
+        warnings.append(
+            f"{RUN} has format {info.get('format')!r}, and this version knows {FORMAT}: fields it does not know are left out"
+        )
+    records = _lines(path / RECORDS, warnings)
+    known = record_fields()
+    strange = sorted({key for r in records for key in r} - known)
+    if strange:
+        warnings.append(f"{RECORDS} has fields that this version does not know: {', '.join(strange)}")
+    usable = []
+    for record in records:
+        missing = _missing(record)
+        if missing:
+            warnings.append(f"the record of {record['clip']!r} is left out: it has no {missing}")
+        else:
+            usable.append(record)
+    out = Run(
+        path, info, tuple(usable), tuple(_lines(path / ATTACKS, warnings, needed=False)), tuple(warnings)
+    )
+    if not out.finished:
+        late = f"the run is not finished: {len(out.records)} of {out.total} clips are recorded"
+        out = Run(path, info, out.records, out.attacks, (*out.warnings, late))
+    return out
+
+
+def find_runs(folder: Path, limit: int = 1000) -> list[Path]:
+    """Return the run directories under a folder (links are not followed), newest first, at most `limit`."""
+    found = [p.parent for p in folder.rglob(RUN) if p.is_file() and not p.is_symlink()]
+    return sorted(found, key=lambda p: (p / RUN).stat().st_mtime, reverse=True)[:limit]
+
+
+def _lines(file: Path, warnings: list[str], *, needed: bool = True) -> list[dict[str, Any]]:
+    if not file.is_file():
+        if needed:
+            warnings.append(f"{file.name} is missing: no clip is recorded")
+        return []
+    out = []
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), start=1):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError
+            record = json.loads(line)
+            if not (isinstance(record, dict) and isinstance(record.get("clip"), str)):
+                raise ValueError
+        except ValueError:
+            torn = "torn" if not line.endswith(b"\n") else "not a record"
+            warnings.append(f"{file.name}, line {number}, is {torn} and left out")
+            continue
+        out.append(record)
+    return out
+
+
+def _missing(record: Mapping[str, Any]) -> str | None:
+    """Return the first field that a record of its status must have and has not."""
+    status = record.get("status")
+    if status == "failed":
+        needed = ["reason"]
+    elif status in ("certified", "abstained"):
+        needed = [
+            "candidate",
+            "count",
+            "n",
+            "n0",
+            "alpha",
+            "sigma",
+            "p_lower",
+            "ceiling",
+            "saturated",
+            "object_norm",
+        ]
+        needed += ["label", "radius", "views"] if status == "certified" else []
+    else:
+        return "status that this version knows"
+    return next((field for field in needed if field not in record), None)
