@@ -1,44 +1,17 @@
-"""The command line: verbs over the library, each a few lines.
-
-Exit codes: 0 done; 1 the answer is no, or some clips failed; 2 the call or the config is wrong; 130
-interrupted. Errors are one line on stderr.
-"""
+"""The verbs that make results: each a few lines over the library."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import Parameter
 
+from soundcert.cli.app import Data, Json, Limit, Resume, app, bar, clips_of, load, print_json
 from soundcert.errors import ConfigError, InputError, SoundcertError
-
-if TYPE_CHECKING:
-    from soundcert.config import Config
-    from soundcert.data import Item
-
-app = App(
-    name="soundcert",
-    help="Certify audio classifiers against adversarial perturbations, and say what each certificate covers.",
-    help_format="markdown",
-    version_flags=["--version"],
-)
-
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout.")]
-Resume = Annotated[bool, Parameter(negative="", help="Go on with a run that was interrupted.")]
-Limit = Annotated[int | None, Parameter(help="At most this many clips: an unbiased sample by name.")]
-Data = Annotated[
-    Path | None, Parameter(help="Clips in place of the config's: a folder, or a .csv or .jsonl manifest.")
-]
-
-
-def _print_json(values: object) -> None:
-    print(json.dumps(values, ensure_ascii=False, indent=2, allow_nan=False))
 
 
 @app.command
@@ -59,11 +32,11 @@ def demo(
     from soundcert.report.demo import demo_view
     from soundcert.report.terminal import print_view
 
-    with _bar("certifying") as tick:
+    with bar("certifying") as tick:
         result = run_demo(n=n, seed=seed, progress=tick)
     page = write_page(result, out)
     if as_json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
     else:
         print_view(demo_view(result))
         print(f"\nThe page: {page}")
@@ -90,18 +63,18 @@ def audit(
     from soundcert.pipeline import Pipeline
     from soundcert.report.terminal import audit_view, print_view
 
-    settings, items = _load(config, data, limit, n0=n0, n=n, alpha=alpha)
+    settings, items = load(config, data, limit, n0=n0, n=n, alpha=alpha)
     pipe = Pipeline.from_config(settings, config.parent)
     budget = settings.certify
     engine = computed_by(budget.named_engine, budget.precision, budget.device)
-    with _bar("auditing") as tick:
-        clips = _clips(items, tick)
+    with bar("auditing") as tick:
+        clips = clips_of(items, tick)
         result = run_audit(
             pipe, clips, n0=budget.n0, n=budget.n, alpha=budget.alpha, bound=budget.bound,
             policy=budget.policy, engine=engine, seed=budget.seed,
         )  # fmt: skip
     if as_json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
     else:
         print_view(audit_view(result))
     return 1 if result.failed else 0
@@ -149,11 +122,11 @@ def certify(
         raise ConfigError(f"--workers must be from 1, got {workers}")
     if address is not None and executor != "ray":
         raise ConfigError("--address is the Ray cluster's: add --executor ray")
-    settings, items = _load(config, data, limit, n0=n0, n=n, alpha=alpha, seed=seed)
+    settings, items = load(config, data, limit, n0=n0, n=n, alpha=alpha, seed=seed)
     where = RayExecutor(address, workers) if executor == "ray" else LocalExecutor(workers)
     try:
         # Ray reports lost nodes on stdout, which is the result's.
-        with redirect_stdout(sys.stderr), _bar("certifying") as tick:
+        with redirect_stdout(sys.stderr), bar("certifying") as tick:
             summary = certify_run(
                 settings,
                 items,
@@ -171,7 +144,7 @@ def certify(
         )
         return 130
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
         print_view(summary_view(summary))
         print(f"\nThe run: {out}")
@@ -220,7 +193,7 @@ def attack(
 
     settings = Settings(space, goal, steps, restarts, draws, n, level, seed)
     try:
-        with _bar("attacking") as tick:
+        with bar("attacking") as tick:
             summary = attack_run(
                 run, settings, limit=limit, wav=wav, base=base,
                 progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
@@ -232,7 +205,7 @@ def attack(
         )
         return 130
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
         print_view(attack_view(summary))
         print(f"\nThe attacks: {run / 'attacks.jsonl'}")
@@ -285,7 +258,7 @@ def predict(
         if not as_json:
             print(answer)
     if as_json:
-        _print_json(records)
+        print_json(records)
     return 0 if all(r["status"] == "predicted" for r in records) else 1
 
 
@@ -331,7 +304,7 @@ def train(
         "skipped": list(result.skipped),
     }
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         print(f"{result.weights}: epoch {result.epoch}, validation accuracy under noise {result.score:.2%}")
     return 0
@@ -349,7 +322,7 @@ def schema(
     from soundcert.runs.attack_schema import attack_schema
     from soundcert.runs.schema import record_schema
 
-    _print_json({"config": config_schema, "results": record_schema, "attacks": attack_schema}[what]())
+    print_json({"config": config_schema, "results": record_schema, "attacks": attack_schema}[what]())
     return 0
 
 
@@ -366,7 +339,7 @@ def data(*, as_json: Json = False) -> int:
 
     found = [(info, _places(info.name)) for info in known_sources()]
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "name": i.name,
@@ -398,107 +371,3 @@ def _places(name: str) -> list[str]:
             except SoundcertError as error:
                 places.append(f"{Path(root) / name} (not readable: {error})")
     return places
-
-
-def _load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> tuple[Config, list[Item]]:
-    """Read the config with the command line's own values, and its list of clips."""
-    from soundcert.config import CertifyConfig, load_config, validate
-    from soundcert.data import DataConfig, load_items
-
-    settings = load_config(config)
-    given = {key: value for key, value in certify.items() if value is not None}
-    if given:
-        values = {**settings.certify.model_dump(), **given}
-        settings = settings.model_copy(
-            update={"certify": validate(CertifyConfig, values, "the command line")}
-        )
-    if data is not None:
-        kind = "manifest" if data.suffix.lower() in (".csv", ".jsonl", ".ndjson") else "folder"
-        chosen = validate(DataConfig, {"source": kind, "root": data.resolve()}, "--data")
-    elif settings.data is not None:
-        chosen = settings.data
-    else:
-        raise ConfigError(f"{config} has no `data`: add it, or give --data a folder or a manifest")
-    if limit is not None:
-        if limit < 1:
-            raise ConfigError(f"--limit must be at least 1, got {limit}")
-        chosen = chosen.model_copy(update={"limit": limit})
-    settings = settings.model_copy(update={"data": chosen})
-    return settings, load_items(chosen, config.parent)
-
-
-Tick = Callable[[int, int, str], None]
-
-
-def _clips(items: Sequence[Item], tick: Tick) -> Iterator[Any]:
-    from soundcert.audio import load_clip
-
-    for number, item in enumerate(items, start=1):
-        try:
-            yield load_clip(item.path, name=item.name)
-        except InputError as error:
-            yield (item.name, error)
-        tick(number, len(items), item.name)
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Tick]:
-    """A progress bar with clips/s and time left; nothing where stderr is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _done, _total, _name: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[clip]}", style="dim", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=None, clip="", speed="")
-
-        def tick(done: int, total: int, name: str) -> None:
-            speed = progress.tasks[0].speed
-            rate = f"{speed:.2f} clips/s" if speed else ""
-            progress.update(task, completed=done, total=total, clip=name[-40:], speed=rate)
-
-        yield tick
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
-    sys.exit(run(arguments))
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
-    try:
-        result = app(
-            arguments,
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
-        )
-    except CycloptsError as error:
-        print(f"soundcert: {' '.join(str(error).split())} See `soundcert --help`", file=sys.stderr)
-        return 2
-    except SoundcertError as error:
-        print(f"soundcert: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The reader of a pipe has gone; nothing is left to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("soundcert: interrupted", file=sys.stderr)
-        return 130
-    return result if isinstance(result, int) else 0
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,145 @@
+"""What every verb of the command line shares: the app, options, progress, and how it ends.
+
+Exit codes: 0 done; 1 the answer is no, or some clips failed; 2 the call or the config is wrong; 130
+interrupted. Errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from soundcert.errors import ConfigError, InputError, SoundcertError
+
+if TYPE_CHECKING:
+    from soundcert.config import Config
+    from soundcert.data import Item
+
+app = App(
+    name="soundcert",
+    help="Certify audio classifiers against adversarial perturbations, and say what each certificate covers.",
+    help_format="markdown",
+    version_flags=["--version"],
+)
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout.")]
+Resume = Annotated[bool, Parameter(negative="", help="Go on with a run that was interrupted.")]
+Limit = Annotated[int | None, Parameter(help="At most this many clips: an unbiased sample by name.")]
+Data = Annotated[
+    Path | None, Parameter(help="Clips in place of the config's: a folder, or a .csv or .jsonl manifest.")
+]
+
+
+def print_json(values: object) -> None:
+    print(json.dumps(values, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> tuple[Config, list[Item]]:
+    """Read the config with the command line's own values, and its list of clips."""
+    from soundcert.config import CertifyConfig, load_config, validate
+    from soundcert.data import DataConfig, load_items
+
+    settings = load_config(config)
+    given = {key: value for key, value in certify.items() if value is not None}
+    if given:
+        values = {**settings.certify.model_dump(), **given}
+        settings = settings.model_copy(
+            update={"certify": validate(CertifyConfig, values, "the command line")}
+        )
+    if data is not None:
+        kind = "manifest" if data.suffix.lower() in (".csv", ".jsonl", ".ndjson") else "folder"
+        chosen = validate(DataConfig, {"source": kind, "root": data.resolve()}, "--data")
+    elif settings.data is not None:
+        chosen = settings.data
+    else:
+        raise ConfigError(f"{config} has no `data`: add it, or give --data a folder or a manifest")
+    if limit is not None:
+        if limit < 1:
+            raise ConfigError(f"--limit must be at least 1, got {limit}")
+        chosen = chosen.model_copy(update={"limit": limit})
+    settings = settings.model_copy(update={"data": chosen})
+    return settings, load_items(chosen, config.parent)
+
+
+Tick = Callable[[int, int, str], None]
+
+
+def clips_of(items: Sequence[Item], tick: Tick) -> Iterator[Any]:
+    from soundcert.audio import load_clip
+
+    for number, item in enumerate(items, start=1):
+        try:
+            yield load_clip(item.path, name=item.name)
+        except InputError as error:
+            yield (item.name, error)
+        tick(number, len(items), item.name)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Tick]:
+    """A progress bar with clips/s and time left; nothing where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _done, _total, _name: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[clip]}", style="dim", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None, clip="", speed="")
+
+        def tick(done: int, total: int, name: str) -> None:
+            speed = progress.tasks[0].speed
+            rate = f"{speed:.2f} clips/s" if speed else ""
+            progress.update(task, completed=done, total=total, clip=name[-40:], speed=rate)
+
+        yield tick
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    try:
+        result = app(
+            arguments,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError as error:
+        print(f"soundcert: {' '.join(str(error).split())} See `soundcert --help`", file=sys.stderr)
+        return 2
+    except SoundcertError as error:
+        print(f"soundcert: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of a pipe has gone; nothing is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("soundcert: interrupted", file=sys.stderr)
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()
