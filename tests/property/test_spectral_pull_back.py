@@ -123,30 +123,44 @@ def test_log_mel_holds_under_every_option(options):
         check(stage, signal(kind, LENGTH, number), radius, seed=number)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(
-    kind=st.sampled_from(KINDS),
-    gain=st.sampled_from([1e-6, 0.1, 1.0, 30.0]),
-    floor=st.sampled_from([1e-10, 1e-5, 1e-2, 1.0, 100.0]),
-    radius=st.sampled_from([1e-3, 0.1, 1.0, 4.0]),
-    n_fft=st.sampled_from([16, 31, 50, 64]),
-    hop=st.integers(3, 80),
-    short=st.booleans(),
-    length=st.integers(70, 300),
-    n_mels=st.integers(1, 12),
-    power=st.sampled_from([1.0, 2.0]),
-    pad=st.sampled_from(["constant", "reflect", "none"]),
-    window=st.sampled_from(["hann", "hamming"]),
-    scale=st.sampled_from(["htk", "slaney"]),
-)
-def test_log_mel_holds_over_shapes_gains_and_floors(
-    kind, gain, floor, radius, n_fft, hop, short, length, n_mels, power, pad, window, scale
-):
+ANYTHING = {
+    "kind": st.sampled_from(KINDS),
+    "gain": st.sampled_from([1e-6, 0.1, 1.0, 30.0]),
+    "floor": st.sampled_from([1e-10, 1e-5, 1e-2, 1.0, 100.0]),
+    "radius": st.sampled_from([1e-3, 0.1, 1.0, 4.0]),
+    "n_fft": st.sampled_from([16, 31, 50, 64]),
+    "hop": st.integers(3, 80),
+    "short": st.booleans(),
+    "length": st.integers(70, 300),
+    "n_mels": st.integers(1, 12),
+    "power": st.sampled_from([1.0, 2.0]),
+    "pad": st.sampled_from(["constant", "reflect", "none"]),
+    "window": st.sampled_from(["hann", "hamming"]),
+    "scale": st.sampled_from(["htk", "slaney"]),
+}
+
+
+def any_log_mel(
+    kind, gain, floor, radius, n_fft, hop, short, length, n_mels, power, pad, window, scale, seed=3
+) -> None:
     stage = LogMel(
         n_mels=n_mels, n_fft=n_fft, hop=hop, win_length=n_fft // 2 if short else None, power=power,
         floor=floor, pad_mode=pad, window=window, mel_scale=scale,
     )  # fmt: skip
-    check(stage, gain * signal(kind, length, 7), radius, seed=3)
+    check(stage, gain * signal(kind, length, 7), radius, seed=seed)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(**ANYTHING)
+def test_log_mel_holds_over_shapes_gains_and_floors(**drawn):
+    any_log_mel(**drawn)
+
+
+@pytest.mark.long
+@settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(**ANYTHING, seed=st.integers(0, 1000))
+def test_log_mel_holds_in_a_long_search(**drawn):
+    any_log_mel(**drawn)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
