@@ -6,6 +6,7 @@ from soundcert.audio import Clip, load_clip
 from soundcert.audit import Audit, audit
 from soundcert.certificate import Certificate, Prediction
 from soundcert.certify import certify, predict
+from soundcert.compare import Comparison, compare
 from soundcert.config import Budget, Decide, Estimate
 from soundcert.contract import Contract
 from soundcert.errors import SoundcertError
@@ -18,6 +19,7 @@ __all__ = [
     "Budget",
     "Certificate",
     "Clip",
+    "Comparison",
     "Contract",
     "Decide",
     "Estimate",
@@ -29,6 +31,7 @@ __all__ = [
     "audit",
     "bounds",
     "certify",
+    "compare",
     "diagnostics",
     "load_clip",
     "predict",

@@ -47,6 +47,13 @@ class BaseClassifier:
         if not isinstance(model, Model):
             raise ConfigError("the pipeline has no model below the noise: add `model` as the last stage")
         self._between: tuple[Stage, ...] = tuple(s for s in between if s is not None)
+        self.runtime = model.runtime
+        self._foreign = model.loaded is not None
+        if self.runtime is not None and (engine, precision) != ("torch", "fp32"):
+            raise ConfigError(
+                f"engine {engine!r} with {precision} cannot take over a model that {self.runtime} computes: leave "
+                "`engine` and `precision` out"
+            )
         network = _moved(model.network_part(), self.device, engine)
         for stage in route.stages:  # a model above the noise has to be a fixed map too
             if isinstance(stage, Model):
@@ -70,7 +77,7 @@ class BaseClassifier:
     @property
     def computed_by(self) -> str:
         """What computes the model, as the contract names it."""
-        return computed_by(self.engine.engine, self.engine.precision, self.device.type)
+        return computed_by(self.engine.engine, self.engine.precision, self.device.type, self.runtime)
 
     @property
     def optimised(self) -> bool:
@@ -89,6 +96,11 @@ class BaseClassifier:
         middle = size // 2
         with torch.inference_mode():
             reference = self(rows.clone())
+            if self._foreign and bool(reference.isnan().any(dim=1).all()):
+                raise ModelError(
+                    f"the model returns NaN for every one of {size} noisy copies of the first clip, and NaN votes for no "
+                    "class: nothing could be certified. Check the units and the range of what it is fed"
+                )
             # The spread of a usual class over the rows: a masked class (-inf, -1e9) must not widen it.
             finite = torch.isfinite(reference)
             high = torch.where(finite, reference, -torch.inf).amax(dim=0)
@@ -129,8 +141,10 @@ class BaseClassifier:
             compare(quiet, first, reference[first], "with its companions in the batch")
 
 
-def computed_by(engine: EngineName, precision: Precision, device: str) -> str:
-    """Return what computes a model, as a contract names it."""
+def computed_by(engine: EngineName, precision: Precision, device: str, runtime: str | None = None) -> str:
+    """Return what computes a model, as a contract names it. runtime: of a model that no engine takes over."""
+    if runtime is not None:
+        return runtime
     where = "" if device == "cpu" else f" on {device.split(':', maxsplit=1)[0]}"
     return f"{engine} {precision}{where}"
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator,
 
 from soundcert.data import DataConfig
 from soundcert.errors import ConfigError, did_you_mean
+from soundcert.models.loaders import BUILT_IN, is_loader, loader_of
 from soundcert.stages import Model, Stage, known_stages, stage_class
 from soundcert.stages.model import BUNDLED
 
@@ -263,16 +264,17 @@ def load_config(path: str | Path) -> Config:
 
 
 def build_stages(
-    specs: Iterable[StageSpec], base: Path | None = None, *, training: bool = False
+    specs: Iterable[StageSpec], base: Path | None = None, *, training: bool = False, trust: bool = False
 ) -> list[Stage]:
     """Build stages from the YAML's list.
 
-    base: folder that weights are relative to. training: do not read weights, the network is to be made.
+    base: folder that weights are relative to. training: do not read weights, the network is to be made. trust:
+    models that say `trust: true` may run the code that their files bring.
     """
-    return [_build(spec, number, base, training) for number, spec in enumerate(specs, start=1)]
+    return [_build(spec, number, base, training, trust) for number, spec in enumerate(specs, start=1)]
 
 
-def _build(spec: StageSpec, number: int, base: Path | None, training: bool) -> Stage:
+def _build(spec: StageSpec, number: int, base: Path | None, training: bool, trust: bool) -> Stage:
     where = f"pipeline, stage {number}"
     if isinstance(spec, str):
         name, fields = spec, {}
@@ -290,16 +292,21 @@ def _build(spec: StageSpec, number: int, base: Path | None, training: bool) -> S
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     known = {f.name: f for f in dataclasses.fields(cls) if f.repr}  # type: ignore[arg-type]
+    if cls is Model:
+        fields = _third_party(fields, known)
     for field in fields:
         if field not in known:
             raise ConfigError(f"{where} ({name}): unknown field {field!r}{did_you_mean(str(field), known)}")
-        if isinstance(fields[field], bool):
+        if isinstance(fields[field], bool) and known[field].type != "bool":
             raise ConfigError(
                 f"{where} ({name}): {field} must not be true or false, got {fields[field]!r} "
                 "(in YAML, yes, no, on and off are truth values)"
             )
     if cls is Model:
-        fields = _resolve_weights(fields, base, training)
+        try:
+            fields = _resolve_weights(fields, base, training, trust)
+        except ConfigError as error:
+            raise ConfigError(f"{where} ({name}): {error}") from None
     try:
         # Lax mode turns YAML's lists into tuples and whole numbers into floats, and checks types.
         return cast(Stage, _adapter(cls).validate_python(fields))
@@ -313,13 +320,45 @@ def _adapter(cls: type[Stage]) -> TypeAdapter[Any]:
     return TypeAdapter(cls, config=None)
 
 
-def _resolve_weights(fields: dict[str, Any], base: Path | None, training: bool) -> dict[str, Any]:
-    weights = fields.get("weights")
+def _third_party(fields: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Take a kind of model that a package adds, `{kind: source}`, for what it is: a loader."""
+    out = dict(fields)
+    for field in fields:
+        if field not in known and isinstance(field, str) and is_loader(field):
+            out["loader"] = {field: str(out.pop(field))}
+    return out
+
+
+def _resolve_weights(
+    fields: dict[str, Any], base: Path | None, training: bool, trust: bool
+) -> dict[str, Any]:
+    """Make the paths of a model stage those that `base` gives them, and see that its code is trusted."""
+    out = dict(fields)
+    loaders = out.get("loader") if isinstance(out.get("loader"), Mapping) else {}
+    kinds = [kind for kind in (*BUILT_IN, *(loaders or {})) if kind in out or kind in (loaders or {})]
     if training:
-        return {key: value for key, value in fields.items() if key != "weights"}
-    if isinstance(weights, str) and not weights.startswith(BUNDLED) and base is not None:
-        return {**fields, "weights": str(base / weights)}
-    return fields
+        if kinds:
+            raise ConfigError(
+                f"a model of kind {kinds[0]} cannot be trained here: give `network` and `weights`"
+            )
+        return {key: value for key, value in out.items() if key != "weights"}
+    if out.get("trust") and not trust:
+        raise ConfigError(
+            "`trust: true` lets a model run code that its file brings. A config alone may not decide that: if you "
+            "trust whoever made the model, add --trust to the command (from Python, trust=True)"
+        )
+    weights = out.get("weights")
+    if base is not None:
+        if isinstance(weights, str) and not weights.startswith(BUNDLED):
+            out["weights"] = str(base / weights)
+        for kind in kinds:
+            place = loaders if loaders and kind in loaders else out
+            if loader_of(kind).names_file or kind == "hf":
+                changed = str(base / str(place[kind]))
+                out = {**out, "loader": {kind: changed}} if place is loaders else {**out, kind: changed}
+        if kinds:
+            out["folder"] = base
+    return out
 
 
 def stage_schemas() -> dict[str, Any]:

@@ -18,6 +18,10 @@ class InputError(SoundcertError):
     """A clip or a data list cannot be used (unreadable, empty, not finite, of the wrong shape)."""
 
 
+class DownloadError(SoundcertError):
+    """A data set cannot be fetched, or what came is not the data set."""
+
+
 class ModelError(SoundcertError):
     """A model cannot be loaded, or does not behave as a fixed function of each row."""
 

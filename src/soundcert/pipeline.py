@@ -103,20 +103,27 @@ class Pipeline:
         self._routes: dict[Space, Route] = {}
 
     @classmethod
-    def from_yaml(cls, path: str | Path) -> Pipeline:
-        """Build the pipeline of a configuration file."""
-        return cls.from_config(load_config(path), Path(path).parent)
+    def from_yaml(cls, path: str | Path, *, trust: bool = False) -> Pipeline:
+        """Build the pipeline of a configuration file. trust: see `build_stages`."""
+        return cls.from_config(load_config(path), Path(path).parent, trust=trust)
 
     @classmethod
-    def from_config(cls, config: Config, base: Path | None = None, *, training: bool = False) -> Pipeline:
-        return cls.from_specs(config.pipeline, base, training=training)
+    def from_config(
+        cls, config: Config, base: Path | None = None, *, training: bool = False, trust: bool = False
+    ) -> Pipeline:
+        return cls.from_specs(config.pipeline, base, training=training, trust=trust)
 
     @classmethod
     def from_specs(
-        cls, specs: Sequence[StageSpec], base: Path | None = None, *, training: bool = False
+        cls,
+        specs: Sequence[StageSpec],
+        base: Path | None = None,
+        *,
+        training: bool = False,
+        trust: bool = False,
     ) -> Pipeline:
         """Build from the YAML's list: names, or one-entry mappings of a name to its fields."""
-        return cls(build_stages(specs, base, training=training))
+        return cls(build_stages(specs, base, training=training, trust=trust))
 
     @property
     def noise(self) -> NoiseStage:

@@ -152,9 +152,11 @@ def test_absolute_paths_keep_a_relative_name(tree, tmp_path):
         ("", "got nothing"),
         ("file,label\n", "at least one clip"),
         ("file,label\n,x\n", "line 2: expected a value for 'file', got 'label'"),
-        ("file,label\na.wav,x\n./a.wav,y\n", "line 3: expected each file once, got 'a.wav' again .*line 2"),
+        ("file,label\na.wav,x\n./a.wav,x\n", "line 3: expected each file once, got 'a.wav' again .*line 2"),
+        ("file\na.wav\na.wav\n", "line 3: expected each file once"),
+        ('file,label\na.wav,x\nb.wav,"x"y\n', "line 3: expected comma-separated"),
         ("file,label\na.wav,x,y\n", "line 2: expected 2 cells, got more"),
-        ("file,file\na.wav,x\n", "each column once"),
+        ("file,file\na.wav,x\n", "line 1: expected each column once"),
         ("file,fold\na.wav,one\n", "line 2: expected a whole number as fold, got 'one'"),
         ('file,label\n"a.wav,x\n', "comma-separated"),
     ],
@@ -184,9 +186,12 @@ def test_jsonl_refusals(tree, text, pattern):
 def test_manifest_file_refusals(tree, tmp_path):
     refused(ConfigError, "got a folder", "manifest", tree(["a.wav"]))
     refused(ConfigError, "nothing of that name", "manifest", tmp_path / "none.csv")
-    refused(ConfigError, "ends in .csv or .jsonl", "manifest", manifest(tree, "file\n", "list.txt"))
-    (tmp_path / "latin.csv").write_bytes(b"file\nd\xe9j\xe0.wav\n")
-    refused(InputError, "UTF-8", "manifest", tmp_path / "latin.csv")
+    refused(ConfigError, "ends in .csv, .jsonl or .txt", "manifest", manifest(tree, "file\n", "list.tsv"))
+    for suffix in ("csv", "jsonl", "txt"):
+        (tmp_path / f"latin.{suffix}").write_bytes(b'file\n{"file": "\xe9"}\n')
+        refused(
+            InputError, f"latin.{suffix} line 2: expected UTF-8", "manifest", tmp_path / f"latin.{suffix}"
+        )
     path = manifest(tree, "file,split,fold\na.wav,train,1\n")
     refused(ConfigError, "did you mean 'training'", "manifest", path, split="trianing")
     refused(ConfigError, "got 9; the data has 1", "manifest", path, folds=(1, 9))
@@ -194,6 +199,133 @@ def test_manifest_file_refusals(tree, tmp_path):
     path = manifest(tree, "file\na.wav\n")
     refused(ConfigError, "none has a split", "manifest", path, split="train")
     refused(ConfigError, "no clip has a fold", "manifest", path, folds=(1,))
+
+
+def test_list_of_files(tree):
+    path = manifest(tree, "\ufeffb c.wav\tyes, sir\r\n\na.wav\n../声.flac\t no \n", "list.txt")
+    assert items("manifest", path) == [
+        Item("../声.flac", path.parent / "../声.flac", "no"),
+        Item("a.wav", path.parent / "a.wav", None),
+        Item("b c.wav", path.parent / "b c.wav", "yes, sir"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("\n\n", "at least one clip"),
+        ("a.wav\tx\ty\n", "list.txt line 1: expected a path and one label, got 2 labels"),
+        ("a.wav\n\tyes\n", "list.txt line 2: expected a path, .* got 'yes'"),
+        ("a.wav yes\n", "list.txt line 1: .*put a tab before 'yes'"),
+        ("a.wav\tno\nb.flac,yes\n", "list.txt line 2: .*put a tab before 'yes'"),
+        ("a.wav\nb.wav\na.wav\n", "list.txt line 3: expected each file once, .*line 1"),
+        (
+            "a.wav\tx\na.wav\ty\n",
+            "list.txt line 2: expected one label a clip, got 'y' .* is 'x' at list.txt line 1",
+        ),
+        ("a.wav\tx;y\n", "list.txt line 1: expected one label a clip, got 2 in 'x;y'"),
+    ],
+)
+def test_list_refusals(tree, text, pattern):
+    refused(InputError, pattern, "manifest", manifest(tree, text, "list.txt"))
+
+
+# Folders with a table, as Hugging Face's audiofolder has it
+
+
+def test_folder_with_metadata_csv(tree):
+    root = tree({"a.wav": None, "sub/b.wav": None, "left out.wav": None, "yes/c.wav": None})
+    (root / "metadata.csv").write_text("file_name,label,speaker\nsub/b.wav,no,1\na.wav, yes ,2\n")
+    assert items("folder", root) == [
+        Item("a.wav", root / "a.wav", "yes"),
+        Item("sub/b.wav", root / "sub/b.wav", "no"),
+    ]
+    assert [item.label for item in items("folder", root, label_map={"yes": "ja"})] == ["ja", "no"]
+    # The same table is a manifest too.
+    assert items("manifest", root / "metadata.csv") == items("folder", root)
+
+
+def test_folder_with_metadata_jsonl(tree):
+    text = '{"file_name": "a.wav", "label": "dog,rain", "fold": 3}\n{"file_name": "b.wav", "label": "dog"}\n'
+    root = tree({"metadata.jsonl": text})
+    assert [(item.name, item.label, item.fold) for item in items("folder", root)] == [
+        ("a.wav", "dog,rain", None),
+        ("b.wav", "dog", None),
+    ]
+
+
+def test_metadata_refusals(tree):
+    both = {"metadata.csv": "file_name\na.wav\n", "metadata.jsonl": '{"file_name": "a.wav"}\n'}
+    refused(
+        InputError,
+        "expected one table, got metadata.csv and metadata.jsonl",
+        "folder",
+        tree(both, root="both"),
+    )
+    for number, (text, pattern) in enumerate(
+        [
+            (
+                "path,label\na.wav,x\n",
+                "metadata.csv line 1: expected a value for 'file', got 'path', 'label'",
+            ),
+            ("file_name,label\n../a.wav,x\n", "metadata.csv line 2: expected a path inside"),
+            ("file_name,label\na.wav,x\n/a.wav,x\n", "metadata.csv line 3: expected a path inside"),
+            ("file_name,label\n,x\n", "metadata.csv line 2: expected a value for 'file'"),
+            ("file_name,label_1,label_2\na.wav,x,y\n", "line 1: .* got 'label_1', 'label_2'"),
+        ]
+    ):
+        refused(InputError, pattern, "folder", tree({"metadata.csv": text}, root=f"root{number}"))
+
+
+# Several labels a clip
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("file,label\na.wav,dog;rain\n", "list.csv line 2: expected one label a clip, got 2 in 'dog;rain'"),
+        ("file,label\na.wav,dog\nb.wav,dog|rain|sea\n", "list.csv line 3: .*got 3"),
+        ('file,label\na.wav,dog\nb.wav,"rain,dog"\n', "list.csv line 3: .*got 2 in 'rain,dog'"),
+        ('file,label\na.wav,"dog, rain"\nb.wav,"rain, sea"\n', "list.csv line 2: .*got 2"),
+        ("file,label\na.wav,\"['dog', 'rain']\"\n", "list.csv line 2: .*got 2"),
+        ("file,labels\na.wav,[dog]\n", "list.csv line 2: .*got 1"),
+        (
+            "file,label,labels\na.wav,x,y\n",
+            "list.csv line 1: expected one column of labels, got 'label', 'labels'",
+        ),
+        ("file,label 1,label 2\na.wav,x,y\n", "list.csv line 1: expected one column of labels"),
+        (
+            "file,label\na.wav,dog\na.wav,rain\n",
+            "line 3: .*got 'rain' for 'a.wav', which is 'dog' at list.csv line 2",
+        ),
+    ],
+)
+def test_several_labels_in_a_csv_are_refused_with_the_reason(tree, text, pattern):
+    refused(InputError, pattern + ".*the one class that wins", "manifest", manifest(tree, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ('{"file": "a.wav", "label": ["dog", "rain"]}', "line 1, 'label': expected one label a clip as text"),
+        ('{"file": "a.wav", "labels": ["dog"]}', "line 1, 'labels': expected one label a clip as text"),
+        ('{"file": "a.wav", "label": {"dog": 1}}', "line 1, 'label': expected one label a clip as text"),
+        ('{"file": "a.wav", "label": "x", "label_2": "y"}', "line 1: expected one column of labels"),
+    ],
+)
+def test_several_labels_in_jsonl_are_refused_with_the_reason(tree, text, pattern):
+    refused(InputError, pattern + ".*the one class that wins", "manifest", manifest(tree, text, "list.jsonl"))
+
+
+def test_a_comma_alone_does_not_make_two_labels(tree):
+    path = manifest(
+        tree, 'file,labels\na.wav,"Child speech, kid speaking"\nb.wav,"Crying, sobbing"\nc.wav,Bark\n'
+    )
+    assert {item.label for item in items("manifest", path)} == {
+        "Child speech, kid speaking",
+        "Crying, sobbing",
+        "Bark",
+    }
 
 
 # Speech Commands and ESC

@@ -33,7 +33,14 @@ Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSO
 Resume = Annotated[bool, Parameter(negative="", help="Go on with a run that was interrupted.")]
 Limit = Annotated[int | None, Parameter(help="At most this many clips: an unbiased sample by name.")]
 Data = Annotated[
-    Path | None, Parameter(help="Clips in place of the config's: a folder, or a .csv or .jsonl manifest.")
+    Path | None, Parameter(help="Clips in place of the config's: a folder, or a .csv, .jsonl or .txt list.")
+]
+
+Trust = Annotated[
+    bool,
+    Parameter(
+        negative="", help="Run the code that a model's file brings, where the config says `trust: true` too."
+    ),
 ]
 
 
@@ -44,7 +51,7 @@ def print_json(values: object) -> None:
 def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> tuple[Config, list[Item]]:
     """Read the config with the command line's own values, and its list of clips."""
     from soundcert.config import CertifyConfig, load_config, validate
-    from soundcert.data import DataConfig, load_items
+    from soundcert.data import LIST_SUFFIXES, DataConfig, load_items
 
     settings = load_config(config)
     given = {key: value for key, value in certify.items() if value is not None}
@@ -54,7 +61,7 @@ def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> 
             update={"certify": validate(CertifyConfig, values, "the command line")}
         )
     if data is not None:
-        kind = "manifest" if data.suffix.lower() in (".csv", ".jsonl", ".ndjson") else "folder"
+        kind = "manifest" if data.suffix.lower() in LIST_SUFFIXES else "folder"
         chosen = validate(DataConfig, {"source": kind, "root": data.resolve()}, "--data")
     elif settings.data is not None:
         chosen = settings.data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from soundcert.cli.app import Data, Json, Limit, Resume, app, bar, clips_of, load, print_json
-from soundcert.errors import ConfigError, InputError, SoundcertError
+from soundcert.cli.app import Data, Json, Limit, Resume, Trust, app, bar, clips_of, load, print_json
+from soundcert.errors import ConfigError, InputError
 
 
 @app.command
@@ -52,6 +51,7 @@ def audit(
     n0: int | None = None,
     n: int | None = None,
     alpha: float | None = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> int:
     """Say what a certificate would mean, without Monte Carlo: contract, ceiling in every view, cost, flags.
@@ -64,9 +64,10 @@ def audit(
     from soundcert.report.terminal import audit_view, print_view
 
     settings, items = load(config, data, limit, n0=n0, n=n, alpha=alpha)
-    pipe = Pipeline.from_config(settings, config.parent)
+    pipe = Pipeline.from_config(settings, config.parent, trust=trust)
     budget = settings.certify
-    engine = computed_by(budget.named_engine, budget.precision, budget.device)
+    runtime = pipe.model.runtime if pipe.model else None
+    engine = computed_by(budget.named_engine, budget.precision, budget.device, runtime)
     with bar("auditing") as tick:
         clips = clips_of(items, tick)
         result = run_audit(
@@ -106,6 +107,7 @@ def certify(
     address: Annotated[
         str | None, Parameter(help="The Ray cluster's address, such as `auto`; without it Ray starts here.")
     ] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> int:
     """Certify clips into a run directory: one line a clip, flushed, resumable.
@@ -135,6 +137,7 @@ def certify(
                 resume=resume,
                 report_in=report_in,
                 executor=where,
+                trust=trust,
                 progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
             )
     except KeyboardInterrupt:
@@ -177,6 +180,7 @@ def attack(
     base: Annotated[
         Path | None, Parameter(help="Where the config's relative paths start, if the data has moved.")
     ] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> int:
     """Attack the certified clips of a run: the smallest perturbations found, beside what is proven.
@@ -195,7 +199,7 @@ def attack(
     try:
         with bar("attacking") as tick:
             summary = attack_run(
-                run, settings, limit=limit, wav=wav, base=base,
+                run, settings, limit=limit, wav=wav, base=base, trust=trust,
                 progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -223,6 +227,7 @@ def predict(
         int | None,
         Parameter(help="Only to replay a prediction: without it the noise is fresh, as it must be."),
     ] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> int:
     """Ask the deployed smoothed classifier, which may abstain (exit code 1 if it does, or if some files are bad).
@@ -239,7 +244,7 @@ def predict(
     # What is deployed has to be what is certified: bf16 is another classifier. Among fp32 engines any will do.
     named = settings.certify
     deployed = SmoothedClassifier(
-        Pipeline.from_config(settings, config.parent),
+        Pipeline.from_config(settings, config.parent, trust=trust),
         engine=named.named_engine,
         precision=named.precision,
         device=named.device,
@@ -324,50 +329,3 @@ def schema(
 
     print_json({"config": config_schema, "results": record_schema, "attacks": attack_schema}[what]())
     return 0
-
-
-@app.command
-def data(*, as_json: Json = False) -> int:
-    """List the kinds of data that can be read, how they are laid out, and where they are found on this disk.
-
-    Looks in $SOUNDCERT_DATA, ./data and ../shared/data.
-
-    Example: `soundcert data`
-    """
-    from soundcert.data import known_sources
-    from soundcert.report.terminal import print_view, sources_view
-
-    found = [(info, _places(info.name)) for info in known_sources()]
-    if as_json:
-        print_json(
-            [
-                {
-                    "name": i.name,
-                    "what": i.summary,
-                    "layout": i.layout,
-                    "licence": i.licence,
-                    "on_disk": places,
-                }
-                for i, places in found
-            ]
-        )
-    else:
-        print_view(sources_view(found))
-    return 0
-
-
-def _places(name: str) -> list[str]:
-    if name in ("folder", "manifest"):
-        return []
-    from soundcert.data import DataConfig, load_items
-
-    roots = [os.environ.get("SOUNDCERT_DATA"), "data", "../shared/data"]
-    places = []
-    for root in roots:
-        if root and (Path(root) / name).is_dir():
-            try:
-                count = len(load_items(DataConfig(source=name, root=Path(root) / name), Path.cwd()))
-                places.append(f"{Path(root) / name} ({count} clips)")
-            except SoundcertError as error:
-                places.append(f"{Path(root) / name} (not readable: {error})")
-    return places

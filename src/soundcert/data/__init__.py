@@ -1,13 +1,21 @@
 """Data lists: which clips, with which labels, from folders, manifests and known data sets.
 
 Nothing is decoded here. A file that is missing or broken is found when its clip is loaded, and is
-recorded there, so that one bad file does not stop a run.
+recorded there, so that one bad file does not stop a run. `soundcert.data.archives` fetches the known data sets.
 """
 
 from __future__ import annotations
 
 from .config import DataConfig
 from .items import Item
+from .manifest import LIST_SUFFIXES
 from .sources import SourceInfo, known_sources, load_items
 
-__all__ = ["DataConfig", "Item", "SourceInfo", "known_sources", "load_items"]
+__all__ = [
+    "LIST_SUFFIXES",
+    "DataConfig",
+    "Item",
+    "SourceInfo",
+    "known_sources",
+    "load_items",
+]

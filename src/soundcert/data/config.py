@@ -24,7 +24,9 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: SourceName = Field(description="How the data is laid out; `soundcert data` describes each.")
-    root: Path = Field(description="Folder of the data, or the manifest; relative to the configuration file.")
+    root: Path = Field(
+        description="Folder of the data, or the list of files; relative to the configuration file."
+    )
     split: str | None = Field(
         None, description="Keep one split: training, validation or testing, or as a manifest names it."
     )

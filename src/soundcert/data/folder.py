@@ -1,4 +1,4 @@
-"""A folder of audio: one folder a class, or flat and unlabelled."""
+"""A folder of audio: with a table of its clips, with one folder a class, or flat and unlabelled."""
 
 from __future__ import annotations
 
@@ -15,11 +15,24 @@ from .items import (
     is_audio,
     require_folder,
 )
+from .manifest import metadata_items
+
+_TABLES = ("metadata.csv", "metadata.jsonl")
 
 
 def folder_items(root: Path) -> list[Item]:
-    """The label is the first folder below the root, however deep the file lies."""
+    """The label is as `metadata.csv` says, or else the first folder below the root, however deep the file lies.
+
+    The table is that of Hugging Face's audiofolder layout (`file_name`, `label`); what it leaves out is left out.
+    """
     require_folder(root)
+    tables = [root / name for name in _TABLES if (root / name).is_file()]
+    if len(tables) > 1:
+        raise InputError(
+            f"{str(root)!r}: expected one table, got {' and '.join(table.name for table in tables)}; remove one"
+        )
+    if tables:
+        return metadata_items(tables[0])
     flat, classes = [], []
     for entry in entries(root):
         if entry.name.startswith("."):

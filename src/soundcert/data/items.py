@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import posixpath
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import ConfigError, InputError
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au"})
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
+)
 
 _SPLIT_ALIASES = {
     "train": "training",
@@ -83,30 +86,40 @@ def normal_name(file: str) -> str:
     return posixpath.normpath(Path(file).as_posix())
 
 
+def read_text(path: Path) -> str:
+    try:
+        held = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"expected a readable list, got {error.strerror}: {str(path)!r}") from None
+    try:
+        return held.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = held.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path.name} line {line}: expected UTF-8 text, got {error.reason}; save it as UTF-8"
+        ) from None
+
+
 def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """Columns, and rows with where they stand (`meta.csv line 7`); empty cells are left out."""
     rows = []
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = [column.strip() for column in reader.fieldnames or []]
-            if len(set(columns)) < len(columns):
-                raise InputError(f"{path.name}: expected each column once, got {', '.join(columns)}")
-            reader.fieldnames = columns
-            for row in reader:
-                where = f"{path.name} line {reader.line_num}"
-                if None in row:
-                    raise InputError(
-                        f"{where}: expected {len(columns)} cells, got more; "
-                        "put quotes around cells with commas"
-                    )
-                rows.append((where, {key: value for key, value in row.items() if value}))
-    except OSError as error:
-        raise InputError(f"expected a readable list, got {error.strerror}: {str(path)!r}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path.name}: expected UTF-8 text, got {error.reason}; save it as UTF-8") from None
+        columns = [column.strip() for column in reader.fieldnames or []]
+        if len(set(columns)) < len(columns):
+            raise InputError(f"{path.name} line 1: expected each column once, got {', '.join(columns)}")
+        reader.fieldnames = columns
+        for row in reader:
+            where = f"{path.name} line {reader.line_num}"
+            if None in row:
+                raise InputError(
+                    f"{where}: expected {len(columns)} cells, got more; put quotes around cells with commas"
+                )
+            rows.append((where, {key: value for key, value in row.items() if value}))
     except csv.Error as error:
-        raise InputError(f"{path.name}: expected comma-separated values, got {error}; correct it") from None
+        raise InputError(
+            f"{path.name} line {reader.line_num}: expected comma-separated values, got {error}; correct it"
+        ) from None
     return columns, rows
 
 

@@ -30,8 +30,9 @@ _SOURCES: dict[str, tuple[Callable[[Path], list[Item]], SourceInfo]] = {
         folder_items,
         SourceInfo(
             "folder",
-            "Your own audio: one folder a class, or one flat folder without labels.",
-            "root/LABEL/*.wav (or flac, ogg, mp3, aif, aiff, au), or root/*.wav",
+            "Your own audio: one folder a class, a folder with a table of labels, or a flat folder without labels.",
+            "root/LABEL/*.wav (or flac, ogg, opus, mp3, aiff, au, caf, w64), or root/metadata.csv or .jsonl with "
+            "file_name[,label], or root/*.wav",
             "yours",
         ),
     ),
@@ -40,7 +41,8 @@ _SOURCES: dict[str, tuple[Callable[[Path], list[Item]], SourceInfo]] = {
         SourceInfo(
             "manifest",
             "Your own list of files, with labels, splits and folds as far as you have them.",
-            "root is a .csv or .jsonl file with file[,label,split,fold]; files relative to it, ../ allowed",
+            "root is a .csv or .jsonl file with file[,label,split,fold], or a .txt file with a path a line and, "
+            "after a tab, a label; files relative to it, ../ allowed",
             "yours",
         ),
     ),

@@ -48,6 +48,7 @@ def attack_run(
     wav: bool = False,
     base: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Attack certified clips of a finished (or interrupted) run and return the summary.
 
@@ -63,7 +64,8 @@ def attack_run(
         )
     config = validate(Config, facts["config"], f"{run / RUN}, config")
     base = base or Path(facts.get("folder", "."))
-    pipe = Pipeline.from_config(config, base)
+    pipe = Pipeline.from_config(config, base, trust=trust)
+    _check_gradients(pipe, settings)
     digest = (pipe.model.digest if pipe.model else None) or "a callable without digest"
     if digest != facts["identity"]["model"]:
         raise RunError(
@@ -106,6 +108,17 @@ def attack_run(
     except OSError as error:
         raise RunError(f"cannot write to {run}: {error.strerror or error}") from None
     return summary
+
+
+def _check_gradients(pipe: Pipeline, settings: Settings) -> None:
+    """Refuse goals that follow the model's gradient where it has none."""
+    loaded = pipe.model.loaded if pipe.model else None
+    goals = [goal for goal in settings.goals if goal in ("flip", "inside")]
+    if loaded is not None and not loaded.gradients and goals:
+        raise ConfigError(
+            f"the goals {' and '.join(goals)} follow the model's gradient, and {loaded.name} is a black box that has none: "
+            "use --goal leave"
+        )
 
 
 def _certified(run: Path, limit: int | None) -> list[dict[str, Any]]:

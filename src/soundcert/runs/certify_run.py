@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from soundcert.audio import load_clip
-from soundcert.certify import Sampling, check_pilots, share
+from soundcert.certify import Sampling, SmoothedClassifier, check_pilots, share
 from soundcert.classifier import Fastest, computed_by, default_batch, fastest, usable_device
 from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
@@ -32,6 +32,8 @@ from soundcert.sampling import cpu_count
 from soundcert.transport import check_space
 
 SHARES = "shares.json"
+# Fields of the model stage that say where its file lies, or that it may be read.
+PLACES = ("weights", "onnx", "torchscript", "exported", "tflite", "hf", "loader", "trust")
 
 
 @dataclass(frozen=True)
@@ -53,24 +55,28 @@ def certify_run(
     report_in: Sequence[str] = (),
     executor: Executor | None = None,
     progress: Callable[[Progress], None] | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Certify every clip of the list and return the run's summary.
 
     A clip that cannot be used is recorded with its reason and the run goes on. Everything that makes
     the whole run impossible (config, model, labels, budget) is raised before the first draw.
-    executor: where the passes run; by default on all cores of this machine.
+    executor: where the passes run; by default on all cores of this machine. trust: models that say
+    `trust: true` may run the code that their files bring.
     """
     executor = executor or LocalExecutor()
     budget = config.certify
-    pipe = Pipeline.from_config(config, base)
+    pipe = Pipeline.from_config(config, base, trust=trust)
     sampling = Sampling.of(budget)
     sampling.check(float(pipe.noise.sigma))
     usable_device(budget.device)
     check_pilots(sampling, len(items))
     check_labels(pipe, items)
-    route = _preflight(pipe, items)
+    route = _preflight(pipe, items, sampling.seed)
     chosen = _engine(budget, route, out)
-    engine = computed_by(chosen.engine, chosen.precision, chosen.device)
+    engine = computed_by(
+        chosen.engine, chosen.precision, chosen.device, pipe.model.runtime if pipe.model else None
+    )
     contract = read_contract(route, engine) if route else None
     if route:
         for name in report_in:
@@ -78,7 +84,7 @@ def certify_run(
     assert pipe.model is not None
     # The weights count by their digest and not by where they lie.
     stages = [
-        [name, {k: v for k, v in fields.items() if k != "weights"}]
+        [name, {k: v for k, v in fields.items() if k not in PLACES}]
         for s in pipe.to_specs()
         for name, fields in s.items()
     ]
@@ -108,7 +114,7 @@ def certify_run(
         "environment": environment(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    work = Work(config, base, chosen, tuple(report_in))
+    work = Work(config, base, chosen, tuple(report_in), trust)
     with RunDirectory(out, identity, info, resume=resume) as run, executor.start(work) as workers:
         shares = _shares(workers, run, items, sampling)
         todo = [item for item in items if item.name not in run.done]
@@ -160,13 +166,18 @@ def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:
             )
 
 
-def _preflight(pipe: Pipeline, items: Sequence[Item]) -> Route | None:
-    """Bind the pipeline to the first usable clip, so that a model that does not fit fails before sampling."""
+def _preflight(pipe: Pipeline, items: Sequence[Item], seed: int) -> Route | None:
+    """Bind the pipeline to the first usable clip, so that a model that does not fit fails before sampling.
+
+    A model that soundcert did not make is also run on it, before a run directory is begun.
+    """
     for item in items:
         try:
             clip = load_clip(item.path, name=item.name)
             route = pipe.route(clip.space)
-            pipe.object_of(clip)
+            v = pipe.object_of(clip).float()
+            if pipe.model is not None and pipe.model.loaded is not None:
+                SmoothedClassifier(pipe, micro_batch=2).base(route, v, seed, clip.digest)
         except ModelError:
             raise
         except SoundcertError:

@@ -150,7 +150,7 @@ def _facts(work: Work) -> dict[str, str]:
 
     from soundcert import __version__
 
-    model = Pipeline.from_config(work.config, work.base).model
+    model = Pipeline.from_config(work.config, work.base, trust=work.trust).model
     return {
         "version of soundcert": __version__,
         "version of torch": str(torch.__version__),

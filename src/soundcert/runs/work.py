@@ -30,6 +30,7 @@ class Work:
     base: Path | None
     engine: Fastest
     report_in: tuple[str, ...] = ()
+    trust: bool = False
 
 
 class Worker:
@@ -39,7 +40,7 @@ class Worker:
         self._sampling = Sampling.of(work.config.certify)
         self._report_in = work.report_in
         self._classifier = SmoothedClassifier(
-            Pipeline.from_config(work.config, work.base),
+            Pipeline.from_config(work.config, work.base, trust=work.trust),
             micro_batch=work.engine.micro_batch,
             workers=threads,
             engine=work.engine.engine,

@@ -2,6 +2,7 @@
 
 from soundcert.stages.base import Stage, known_stages, register, stage_class
 from soundcert.stages.features import FeatureStandardize, LogMel, Mfcc, Spectrogram
+from soundcert.stages.frontends import DynamicRange, FitFrames, KaldiFbank
 from soundcert.stages.gain import FixedGain, PeakNormalize, RmsNormalize, Standardize
 from soundcert.stages.model import Model
 from soundcert.stages.noise import GaussianNoise, NoiseStage
@@ -10,10 +11,13 @@ from soundcert.stages.shape import Fit, Mono, RemoveOffset, Resample
 
 __all__ = [
     "Clip",
+    "DynamicRange",
     "FeatureStandardize",
     "Fit",
+    "FitFrames",
     "FixedGain",
     "GaussianNoise",
+    "KaldiFbank",
     "LogMel",
     "Mfcc",
     "Model",

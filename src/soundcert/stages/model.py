@@ -13,11 +13,22 @@ from torch import Tensor, nn
 
 from soundcert.errors import ConfigError, ModelError
 from soundcert.models import build_network, bundled, check_network, load_weights
+from soundcert.models.loaders import (
+    BUILT_IN,
+    Adapter,
+    Loaded,
+    Outputs,
+    Request,
+    load,
+    parse_layout,
+    probe_rows,
+)
 from soundcert.models.weights import state_digest
 from soundcert.spaces import Space
 from soundcert.stages.base import Stage, register
 
 BUNDLED = "bundled:"
+FOREIGN_ONLY = ("trust", "outputs", "classes", "threshold", "layout", "rate", "batch")
 
 
 @contextmanager
@@ -42,6 +53,13 @@ class Model(Stage):
     network, options: a reference network, for training or for weights without a header.
     start, stop: run only layers start … stop−1 of an nn.Sequential, so that noise can stand between
     two parts of one model. module: a torch module or callable given from Python.
+
+    Or one of python (`package.module:function`), onnx, torchscript, exported, tflite (files), hf (a folder), or
+    loader ({kind: source}, for a kind that a package adds): a model that soundcert did not make. trust: its code
+    may be run. outputs: what it returns; classes: how many there are, for class numbers without labels;
+    threshold: above which a single probability (or score) means the second label. layout: how it wants a row, as
+    `batch, frames, bands`. rate: in hertz, what it was trained on. batch: rows a pass, where it takes no other.
+    options: the loader's own. folder: where the config lies, for `python`.
     """
 
     weights: str | None = None
@@ -50,9 +68,25 @@ class Model(Stage):
     labels: tuple[str, ...] | None = None
     start: int | None = None
     stop: int | None = None
+    python: str | None = None
+    onnx: str | None = None
+    torchscript: str | None = None
+    exported: str | None = None
+    tflite: str | None = None
+    hf: str | None = None
+    loader: Mapping[str, str] | None = None
+    trust: bool = False
+    outputs: Outputs = "logits"
+    classes: int | None = None
+    threshold: float | None = None
+    layout: str | None = None
+    rate: int | None = None
+    batch: int | None = None
     module: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
     digest: str | None = field(default=None, repr=False, compare=False)
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    folder: Path | None = field(default=None, repr=False, compare=False)
+    loaded: Loaded | None = field(default=None, repr=False, compare=False)
 
     family = "model"
 
@@ -66,7 +100,10 @@ class Model(Stage):
             put("labels", tuple(str(label) for label in self.labels))
             if len(set(self.labels)) != len(self.labels):
                 raise ConfigError(f"model: labels must differ from each other, got {list(self.labels)}")
-        if self.module is None and self.weights is not None:
+        if self.source is not None:
+            if self.module is None:
+                self._load_foreign(put)
+        elif self.module is None and self.weights is not None:
             path = (
                 bundled(self.weights[len(BUNDLED) :])
                 if self.weights.startswith(BUNDLED)
@@ -81,8 +118,15 @@ class Model(Stage):
             put("meta", loaded.meta)
         elif self.module is None and self.network is None:
             raise ConfigError(
-                "model: give weights (a safetensors file), a network to train, or a module from Python"
+                "model: give weights (a safetensors file), a network to train, a module from Python, or one of "
+                f"{', '.join(BUILT_IN)}"
             )
+        if self.loaded is None:
+            for name in FOREIGN_ONLY:
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ConfigError(
+                        f"model: {name} goes with one of {', '.join(BUILT_IN)}, not with weights or network"
+                    )
         if isinstance(self.module, nn.Module) and self.digest is None:
             put("digest", state_digest(self.module))
         if (self.start is not None or self.stop is not None) and self.module is not None:
@@ -91,6 +135,69 @@ class Model(Stage):
             size = len(self.module)
             if not 0 <= (self.start or 0) < (size if self.stop is None else self.stop) <= size:
                 raise ConfigError(f"model: start={self.start} and stop={self.stop} do not fit {size} layers")
+
+    @property
+    def source(self) -> tuple[str, str] | None:
+        """Kind and source of a model that soundcert did not make; None for its own."""
+        given = [(kind, value) for kind in BUILT_IN if (value := getattr(self, kind)) is not None]
+        given += list((self.loader or {}).items())
+        own = [name for name in ("weights", "network") if getattr(self, name) is not None]
+        if len(given) > 1 or (given and own):
+            raise ConfigError(
+                f"model: choose one of {' and '.join([kind for kind, _ in given] + own)}: each is a whole model"
+            )
+        return given[0] if given else None
+
+    def _load_foreign(self, put: Callable[[str, object], None]) -> None:
+        assert self.source is not None
+        kind, source = self.source
+        if self.classes is not None and self.labels is not None and self.classes != len(self.labels):
+            raise ConfigError(f"model: classes is {self.classes} but there are {len(self.labels)} labels")
+        for name, low in (("classes", 2), ("batch", 1), ("rate", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"model: {name} must be from {low}, got {value}")
+        if self.threshold is not None and self.outputs == "probabilities" and not 0 < self.threshold < 1:
+            raise ConfigError(f"model: threshold must be between 0 and 1, got {self.threshold:g}")
+        loaded = load(Request(kind, source, self.folder, self.trust, dict(self.options or {})))
+        put("loaded", loaded)
+        put("labels", self.labels or loaded.labels)
+        put("digest", loaded.digest)
+        put("rate", self.rate or loaded.rate)
+        if self.outputs == "logits" and loaded.outputs is not None:
+            put("outputs", loaded.outputs)
+        if self.outputs == "labels" and self.classes is None and not self.labels:
+            raise ConfigError(
+                f"model: {loaded.name} returns class numbers: name its `labels`, or how many `classes`"
+            )
+        if self.batch is not None and loaded.batch not in (None, self.batch):
+            raise ConfigError(
+                f"model: {loaded.name} takes {loaded.batch} rows a pass, not batch={self.batch}"
+            )
+        adapter = self.adapter()
+        put("module", loaded.module or adapter)
+        if loaded.module is not None:
+            for name in ("layout", "batch"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"model: {kind} needs no {name}")
+
+    def adapter(self) -> Adapter | None:
+        """Return what stands between the pipeline and a foreign model; None for soundcert's own."""
+        if self.loaded is None:
+            return None
+        return Adapter(
+            self.loaded,
+            None if self.layout is None else parse_layout(self.layout),
+            self.outputs,
+            self.classes or (len(self.labels) if self.labels else None),
+            self.threshold,
+            self.batch,
+        )
+
+    @property
+    def runtime(self) -> str | None:
+        """What computes a model that no engine can take over, as the contract names it."""
+        return self.loaded.runtime if self.loaded else None
 
     @property
     def partial(self) -> bool:
@@ -123,8 +230,11 @@ class Model(Stage):
     def space(self, before: Space) -> Space:
         if self.module is None:
             return Space("logits", "logits", (len(self.labels or ()),), None, "logit")
+        adapter = self.adapter()
+        if adapter is not None:
+            adapter.check(before, self.rate)
         with torch.inference_mode(), _evaluating(self.module):
-            probe = torch.zeros(2, *before.shape)
+            probe = torch.zeros(2, *before.shape) if adapter is None else probe_rows(before.shape)
             try:
                 out = self(probe)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -132,10 +242,10 @@ class Model(Stage):
                 raise ModelError(
                     f"the model does not accept {before.name} of shape {tuple(before.shape)}: {first}"
                 ) from error
-        if not isinstance(out, Tensor) or out.dim() < 2 or len(out) != 2:
+        if not isinstance(out, Tensor) or out.dim() < 2 or len(out) != len(probe):
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ModelError(
-                f"the model must map (batch, ...) to (batch, classes); for a batch of 2 it gave {got}"
+                f"the model must map (batch, ...) to (batch, classes); for a batch of {len(probe)} it gave {got}"
             )
         if self.partial:
             return Space("latent", "latent", tuple(out.shape[1:]), None, "activation")
@@ -143,6 +253,12 @@ class Model(Stage):
             raise ModelError(f"the model must return logits (batch, classes), got shape {tuple(out.shape)}")
         if self.labels is not None and out.shape[1] != len(self.labels):
             raise ModelError(f"the model returns {out.shape[1]} classes but names {len(self.labels)} labels")
+        if adapter is not None:
+            if self.classes is not None and out.shape[1] != self.classes:
+                raise ModelError(
+                    f"the model returns {out.shape[1]} classes but `classes` says {self.classes}"
+                )
+            adapter.examine(probe)
         return Space("logits", "logits", tuple(out.shape[1:]), None, "logit")
 
     def describe(self) -> str:
@@ -152,6 +268,12 @@ class Model(Stage):
             else f", layers {self.start or 0}…{self.stop or 'end'}"
         )
         what = self.network or type(self.module).__name__
+        if self.loaded is not None and self.source is not None:
+            what = f"{self.source[0]} {self.loaded.name}" + (
+                f", {self.loaded.note}" if self.loaded.note else ""
+            )
+            if self.outputs != "logits":
+                what += f", {self.outputs}" + ("" if self.threshold is None else f" above {self.threshold:g}")
         return f"model({what}{part})"
 
     def words(self) -> str:

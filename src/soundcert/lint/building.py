@@ -1,0 +1,135 @@
+"""Collects what a reader finds into one report: fields by result, curves, rows."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from soundcert.lint.fields import FIELDS, point_of, resolve, stated
+from soundcert.lint.numbers import clean, parse, plain, several
+from soundcert.lint.report import Place, Point, Report, Result, Rows, Stated
+
+# As soundcert describes its stages.
+_FRONT = (
+    ("rate", re.compile(r"resample\([^()]*?rate=(\d{1,9})"), "Hz"),
+    ("seconds", re.compile(r"fit\([^()]*?seconds=([\d.]{1,20})"), "s"),
+)
+MAX_RESULTS = 1000
+MAX_UNREAD = 50
+
+
+class Builder:
+    """Collects fields. The result named '' is what is said of all results."""
+
+    def __init__(self, file: str, form: str) -> None:
+        self.file, self.form = file, form
+        self._fields: dict[str, dict[str, Stated]] = {"": {}}
+        self._curves: dict[str, list[Point]] = {}
+        self._rows: dict[str, Rows] = {}
+        self._again: dict[str, list[Stated]] = {}
+        self._unread: dict[str, None] = {}
+        self.own = False
+
+    def add(self, label: str, text: str, line: int | None = None, result: str = "") -> bool:
+        """Take a label and its value; False where the label means no field that is known."""
+        point = point_of(label)
+        found = resolve(label)
+        if point is not None and (found is None or found[0] in ("certified_accuracy", "radius")):
+            accuracy = parse(text, "share", "%" if "%" in label or "percent" in label.lower() else "")
+            if accuracy is not None and stated(text):
+                self.point(Point(point, accuracy, Place(self.file, line)), result)
+            return True
+        if found is None:
+            self.unread(label)
+            return False
+        name, hint = found
+        if stated(text):
+            self.put(name, label, text, line, result, hint=hint)
+        return True
+
+    def put(
+        self, name: str, label: str, text: str, line: int | None = None, result: str = "", *, hint: str = ""
+    ) -> None:
+        """Take a value for a known field."""
+        kind = FIELDS[name].kind
+        text = plain(text)
+        number = None if kind == "text" else parse(text, kind, hint)
+        if name == "sigma" and number is None and resolve(label) == ("sigma", hint):
+            # `noise: Gaussian` names the family.
+            name = "noise" if "noise" in label.lower() else name
+        if name == "noise" and (value := parse(text)) is not None and value.text[:1] in "0123456789.+-":
+            name, number = "sigma", value
+        if name in ("sigma", "n", "alpha", "n0") and several(text):
+            number = None
+        if name == "clips" and re.search(r"\d[^\d,]*,\s*\d+\s+[a-z]", text):
+            number = None  # `284 certified, 13 wrong`: a tally, not one count
+        unit = hint or (number.unit if number else "")
+        item = Stated(name, clean(plain(label), 80), text, Place(self.file, line), number, unit)
+        fields = self._fields_of(result)
+        before = fields.get(name)
+        if before is None:
+            fields[name] = item
+        elif not _same(before, item):
+            self._again.setdefault(result, []).append(item)
+
+    def knows(self, name: str) -> bool:
+        """Whether a field is known for all results."""
+        return name in self._fields[""]
+
+    def point(self, point: Point, result: str = "") -> None:
+        self._fields_of(result)
+        self._curves.setdefault(result, []).append(point)
+
+    def rows(self, rows: Rows, result: str = "") -> None:
+        self._fields_of(result)
+        self._rows[result] = rows
+
+    def unread(self, label: str) -> None:
+        if len(self._unread) < MAX_UNREAD:
+            self._unread[clean(plain(label), 60)] = None
+
+    def _fields_of(self, result: str) -> dict[str, Stated]:
+        if result not in self._fields and len(self._fields) > MAX_RESULTS:
+            result = ""
+        return self._fields.setdefault(result, {})
+
+    def _read_front(self) -> None:
+        """Take the sampling rate and the clip length from the steps before the noise, where they say them."""
+        for result, fields in list(self._fields.items()):
+            item = fields.get("pre_noise")
+            for name, pattern, unit in _FRONT if item else ():
+                match = pattern.search(item.text) if item else None
+                if item and match and name not in fields and name not in self._fields[""]:
+                    self.put(name, item.label, f"{match[1]} {unit}", item.place.line, result)
+
+    def report(self) -> Report:
+        """Return the report: what is said of all results stands in each of them."""
+        self._read_front()
+        common = self._fields[""]
+        names = [n for n in self._fields if n] or [""]
+        shared_curve, shared_rows = self._curves.get("", []), self._rows.get("")
+        if len(names) > 1 and (shared_curve or shared_rows is not None):
+            names = ["", *names]
+        out = []
+        for name in names:
+            fields = {**common, **self._fields.get(name, {})}
+            alone = name == "" or len(names) == 1
+            curve = self._curves.get(name, []) + (shared_curve if alone and name else [])
+            rows = self._rows.get(name, shared_rows if alone else None)
+            again = tuple(self._again.get(name, [])) + (tuple(self._again.get("", [])) if name else ())
+            points = tuple(sorted(curve, key=lambda p: p.radius.value))
+            out.append(Result(name, fields, points, rows, again, self.own))
+        return Report(Place(self.file), self.form, tuple(out), tuple(self._unread))
+
+
+def _same(a: Stated, b: Stated) -> bool:
+    if a.number and b.number and a.name in ("sigma", "n", "n0", "alpha", "clips", "rate"):
+        return math.isclose(a.number.value, b.number.value, rel_tol=1e-9)
+    if a.number and b.number:
+        return (
+            a.number.may_be(b.number.value)
+            or b.number.may_be(a.number.value)
+            or a.number.value == b.number.value
+        )
+    said = (a.text.lower().rstrip("."), b.text.lower().rstrip("."))
+    return said[0] == said[1] or any(t.startswith("given ") for t in said)

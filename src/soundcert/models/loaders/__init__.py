@@ -1,0 +1,39 @@
+"""The kinds of model that soundcert did not make: one loader each, behind one registry."""
+
+from soundcert.models.loaders import hf, onnx_file, python, tflite, torch_files
+from soundcert.models.loaders.adapt import Adapter, Outputs, looks_like, parse_layout, probe_rows
+from soundcert.models.loaders.base import (
+    Loaded,
+    Loader,
+    Request,
+    is_loader,
+    known_loaders,
+    load,
+    loader_of,
+    register_loader,
+)
+
+#: The kinds that come with soundcert: each is a field of the `model` stage.
+BUILT_IN = ("python", "onnx", "torchscript", "exported", "tflite", "hf")
+
+__all__ = [
+    "BUILT_IN",
+    "Adapter",
+    "Loaded",
+    "Loader",
+    "Outputs",
+    "Request",
+    "hf",
+    "is_loader",
+    "known_loaders",
+    "load",
+    "loader_of",
+    "looks_like",
+    "onnx_file",
+    "parse_layout",
+    "probe_rows",
+    "python",
+    "register_loader",
+    "tflite",
+    "torch_files",
+]

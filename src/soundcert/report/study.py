@@ -1,0 +1,515 @@
+"""What a study must state of a run, in words: the list of arXiv 2606.04210, and what a reader needs beside it.
+
+Conventions
+-----------
+Text is plain Unicode, and each form escapes it in its own way. U+00A0 joins a number to its unit and U+202F
+parts thousands. Radii and lower ends are rounded down, decibels of a ratio and upper ends up, shares down.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath, PureWindowsPath
+from statistics import median
+from typing import Any
+
+from soundcert.bounds import format_down
+from soundcert.report.curve import Curve, Intervals, curves, intervals_of
+from soundcert.report.terminal import VIEWS, shown
+from soundcert.report.words import length, percent, percents
+from soundcert.runs import Run
+from soundcert.runs.summary import SNR_GRID
+
+#: Axes that a table of certified accuracy has, and how each is read.
+TABLE_AXES = {
+    "radius": "Raw radius R: perturbations of norm below R",
+    "snr_db": "SNR-equivalent of the object: perturbations at this SNR or quieter",
+    "file_snr_db": "SNR of the file, proven: perturbations at this SNR or quieter",
+}
+
+_WHERE = {
+    "input": "the decoded samples of the file, before any processing",
+    "waveform": "the waveform, after the steps above the noise",
+    "waveform after gain": "the waveform after its gain, before any feature",
+    "feature": "the features; not the waveform",
+    "latent": "activations inside the model; neither the waveform nor its features",
+}
+_SCOPE = {
+    "input": "The guarantee is about the decoded samples of the file.",
+    "waveform": "The guarantee is about the processed waveform and not directly about the samples of the file.",
+    "waveform after gain": (
+        "The guarantee is about the waveform after its gain and not directly about the samples of the file: the "
+        "same radius is a smaller change of a quiet file."
+    ),
+    "feature": "The guarantee is about the features and by itself bounds no attacker who changes the waveform.",
+    "latent": "The guarantee is about activations and bounds no attacker who changes waveform or features.",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Clips certified against attackers up to a level. interval: outward, of the share (None: there is none)."""
+
+    level: str
+    value: float
+    count: int
+    total: int
+    interval: tuple[float, float] | None
+
+    @property
+    def share(self) -> float:
+        return self.count / self.total
+
+    def interval_text(self) -> str:
+        return "none" if self.interval is None else " to ".join(joined(p) for p in percents(self.interval))
+
+
+def joined(text: str) -> str:
+    """A number, with the sign that numbers have, and its unit, kept on one line."""
+    return re.sub(r"^-(?=\d)", "−", text).replace(" ", "\u00a0")
+
+
+def grouped(number: int) -> str:
+    return f"{number:,}".replace(",", "\u202f")
+
+
+def labelled(run: Run) -> bool:
+    return any(r.get("truth") is not None for r in run.usable)
+
+
+def share_name(run: Run) -> str:
+    """What a share of certified clips is called: without labels it is no accuracy."""
+    return "certified accuracy" if labelled(run) else "certified share (no labels)"
+
+
+def policy_of(run: Run) -> str:
+    """The run's sampling policy: fixed, decide, estimate or budget."""
+    named = next((name for name in ("decide", "estimate", "budget") if run.certify.get(name)), None)
+    return named or next((str(r["policy"]) for r in run.usable if "policy" in r), "fixed")
+
+
+def accuracy_rows(run: Run) -> dict[str, list[Row]]:
+    """Return certified accuracy by radius, and by SNR where there is one, by the axis's name.
+
+    Radii are multiples of σ/2 up to the first that no clip can reach, or those asked about under `decide`.
+    Empty where no clip could be used.
+    """
+    intervals = intervals_of(run)
+    return {
+        c.axis.name: _rows(run, c, intervals)
+        for c in curves(run, intervals)
+        if c.axis.name in TABLE_AXES and c.total
+    }
+
+
+def _rows(run: Run, curve: Curve, intervals: Intervals) -> list[Row]:
+    if curve.axis.name == "radius":
+        asked = sorted({x for r in run.usable for x in r.get("radii") or ()})
+        texts = [f"{x:.6g}" for x in asked or _half_sigmas(run)]
+    else:
+        asked, texts = [], [str(s) for s in SNR_GRID]
+    out = []
+    for text in texts:
+        count = curve.count_at(float(text))
+        interval = intervals.at(count)
+        out.append(Row(text, float(text), count, curve.total, interval))
+        if not count and not asked:
+            break
+    return out
+
+
+def _half_sigmas(run: Run) -> list[float]:
+    sigma = float(run.usable[0]["sigma"])
+    top = max(r["ceiling"] for r in run.usable)
+    within = [k * sigma / 2 for k in range(0, 40) if k * sigma / 2 <= top]
+    return [*within, len(within) * sigma / 2] if len(within) < 40 else within
+
+
+def some_warnings(run: Run, most: int) -> list[str]:
+    """The run's warnings, and how many more there are."""
+    more = len(run.warnings) - most
+    return [*run.warnings[:most], *([f"and {more} more warnings"] if more > 0 else [])]
+
+
+# --- the reporting paragraph -----------------------------------------------------------------------
+
+
+def checklist(run: Run) -> list[tuple[str, str]]:
+    """Return what a study must state: (what, in a sentence or two), in the order to be read."""
+    items = [
+        ("Method", _method(run)),
+        ("Certified object", _object(run)),
+        ("Perturbation location", _location(run)),
+        ("Gain policy", f"{_said(run, 'gain_policy')}."),
+        ("Noise", _noise(run)),
+        ("Post-noise changes", _post_noise(run)),
+        ("Sampling", _sampling(run)),
+        ("Ceiling", _ceiling(run)),
+        ("Raw radius", _raw_radius(run)),
+        ("Signal-relative scale", _scale(run)),
+        ("Data", _data(run)),
+        ("Abstention", _abstention(run)),
+        ("Result", _result(run)),
+        ("Scope", _scope(run)),
+    ]
+    return [(what, text) for what, text in items if text]
+
+
+def _texts(value: object) -> list[str]:
+    return [str(v) for v in value] if isinstance(value, list | tuple) else []
+
+
+def _said(run: Run, key: str) -> str:
+    """A field of the contract, or that it is not recorded."""
+    value = run.contract.get(key)
+    return "not recorded" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _method(run: Run) -> str:
+    version = run.info.get("soundcert")
+    made = f"soundcert {version}" if version else "soundcert"
+    return (
+        f"randomized smoothing (Cohen, Rosenfeld and Kolter, 2019), certified with {made}. A certificate says that no "
+        "perturbation of the certified object with an ℓ2 norm strictly below its radius changes the label of the "
+        "smoothed classifier."
+    )
+
+
+def _object(run: Run) -> str:
+    if not run.contract:
+        return "no contract is recorded, since no clip could be used."
+    fixed = any(stage.startswith("fit(") for stage in _texts(run.contract.get("pre_noise")))
+    size = run.contract.get("dimension")
+    count = f"{grouped(size)} values" if isinstance(size, int) else "of a size that is not recorded"
+    each = "" if fixed else " in the first clip"
+    return f"the {_said(run, 'certified_object')}, {count}{each}; the contract is {_said(run, 'kind')}."
+
+
+def _location(run: Run) -> str:
+    if not run.contract:
+        return ""
+    where = _said(run, "perturbation_location")
+    steps = _texts(run.contract.get("pre_noise"))
+    above = f"Above the noise: {', '.join(steps)}." if steps else "Nothing stands above the noise."
+    return f"{_WHERE.get(where, where)}. {above}"
+
+
+def _noise(run: Run) -> str:
+    if not run.contract:
+        return ""
+    sigma = f"σ\u00a0=\u00a0{_said(run, 'sigma')}"
+    name = {"gaussian_noise": "isotropic Gaussian"}.get(_said(run, "noise"), _said(run, "noise"))
+    return f"{name}, {sigma} in the object's own unit ({_said(run, 'unit')})."
+
+
+def _post_noise(run: Run) -> str:
+    if not run.contract:
+        return ""
+    changes = _texts(run.contract.get("post_noise"))
+    below = [*_texts(run.contract.get("post_noise_stages")), _said(run, "model")]
+    base = (
+        f"the base classifier is {', '.join(below)}, computed by {run.contract.get('engine', 'torch fp32')}"
+    )
+    if not changes:
+        return f"none; {base}."
+    out = (
+        f"{', '.join(changes)}. They belong to the base classifier: the certificate holds for the object before "
+        f"them, and the radius is no distance between the signals after them; {base}."
+    )
+    moved = [
+        (r["displacement"], r["sensitivity"]) for r in run.usable if {"displacement", "sensitivity"} <= set(r)
+    ]
+    if moved:
+        far, near = (median(column) for column in zip(*moved, strict=True))
+        out += f" Median over {len(moved)} usable clips: displacement {far:.4g} times the noise, sensitivity {near:.4g}."
+    return out
+
+
+def _sampling(run: Run) -> str:
+    settings, policy = run.certify, policy_of(run)
+    first = run.usable[0] if run.usable else {}
+    known: dict[str, Any] = {
+        key: settings.get(key, first.get(key)) for key in ("n0", "n", "alpha", "bound", "seed")
+    }
+    if any(known[key] is None for key in ("n0", "n", "alpha")):
+        return "not recorded."
+    n0, n = grouped(int(known["n0"])), grouped(int(known["n"]))
+    bound = {
+        "one-sided": "a one-sided Clopper–Pearson bound",
+        "two-class": "two Clopper–Pearson bounds at α/2 each, of the class and of its strongest rival",
+    }.get(str(known["bound"]), str(known["bound"]))
+    level = f"α\u00a0=\u00a0{known['alpha']:g}"
+    if policy == "fixed":
+        how = f"n₀\u00a0=\u00a0{n0} draws select the class and n\u00a0=\u00a0{n} fresh draws bound its probability ({bound})"
+    elif policy == "decide":
+        radii = ", ".join(
+            f"{x:g}" for x in (settings.get("decide") or {}).get("radii") or first.get("radii") or ()
+        )
+        how = (
+            f"policy decide: at most n₀\u00a0=\u00a0{n0} draws select the class, and sequential tests on at most "
+            f"n\u00a0=\u00a0{n} fresh draws decide the radii {radii}, each counting only if every smaller one holds"
+        )
+    elif policy == "estimate":
+        how = (
+            f"policy estimate: a pilot of at most n₀\u00a0=\u00a0{n0} draws selects the class and sets the number of "
+            f"fresh draws, at most n\u00a0=\u00a0{n}, that bound its probability ({bound})"
+        )
+    else:
+        limit = settings.get("budget") or {}
+        size = (
+            f"{grouped(int(limit['passes']))} passes" if limit.get("passes") else f"{limit.get('seconds')} s"
+        )
+        how = (
+            f"policy budget: {size} shared over the clips after pilots of at most n₀\u00a0=\u00a0{n0} draws, at most "
+            f"n\u00a0=\u00a0{n} fresh draws a clip, that bound the probability of its class ({bound})"
+        )
+    drawn = sorted(int(r["n"]) for r in run.usable)
+    if policy != "fixed" and drawn:
+        spread = f"{grouped(drawn[0])} to {grouped(drawn[-1])} (median {grouped(int(median(drawn)))})"
+        how += f"; {grouped(drawn[0]) if drawn[0] == drawn[-1] else spread} fresh draws were made for a clip"
+    return (
+        f"{how}. Each certificate is wrong with probability at most {level} over the draw of the noise; its "
+        f"seed, {known['seed']}, has to be fixed before any result is seen."
+    )
+
+
+def _ceiling(run: Run) -> str:
+    certified = [r for r in run.usable if r["status"] == "certified"]
+    if not certified:
+        return ""
+    span = sorted({float(r["ceiling"]) for r in certified})
+    size = (
+        length(span[0])
+        if len(span) == 1
+        else f"{length(span[0])} to {length(span[-1])}, with the draws of each clip"
+    )
+    full = sum(bool(r["saturated"]) for r in certified)
+    asked = policy_of(run) == "decide"
+    what = "largest radius asked about" if asked else "largest radius that n and α allow"
+    why = "" if asked else ": every draw agreed, which tells n and not the model"
+    return (
+        f"the {what} is {size}; {grouped(full)} of {grouped(len(certified))} certificates "
+        f"({joined(percent(full, len(certified)))}) are saturated at it{why if full else ''}."
+    )
+
+
+def _over(run: Run) -> str:
+    """The clips that medians are over."""
+    good = counted_good(run)
+    kind = "certified and correct clips" if labelled(run) else "certified clips"
+    return f"the {grouped(len(good))} {kind}"
+
+
+def counted_good(run: Run) -> Sequence[Any]:
+    """The clips that the summary's medians are over: certified, and correct where any clip has a label."""
+    return [r for r in run.good if r.get("truth") is not None] if labelled(run) else run.good
+
+
+def _raw_radius(run: Run) -> str:
+    if "median_radius" not in run.summary:
+        return ""
+    middle = run.summary["median_radius"]
+    unit = _said(run, "unit")
+    out = f"median {length(middle)} in ℓ2, in the object's own unit ({unit}), before any change of unit, over {_over(run)}"
+    good, asked = counted_good(run), policy_of(run) == "decide"
+    if {r["ceiling"] for r in good} == {middle}:
+        out += "; it is the largest radius asked about" if asked else "; it is the ceiling itself"
+    elif 2 * sum(bool(r["saturated"]) for r in good) > len(good):
+        out += "; more than half of them are at their own ceiling"
+    ratio = run.summary.get("median_r_over_sigma")
+    return out + (f"; median R/σ {shown('r_over_sigma', ratio)}." if ratio is not None else ".")
+
+
+def _scale(run: Run) -> str:
+    if not counted_good(run):
+        return ""
+    view = "snr_db" if run.about_waveform else "norm_ratio_db"
+    value = run.summary.get(f"median_{view}")
+    if value is None:
+        out = "none can be stated for all certified clips"
+    elif view == "snr_db":
+        out = (
+            f"median SNR-equivalent 20\u00a0log₁₀(‖v‖/R) {joined(shown(view, value))} over the same clips; at one "
+            "radius and level it grows with the length of a clip"
+        )
+    else:
+        out = (
+            f"median norm ratio 20\u00a0log₁₀(‖v‖/R) {joined(shown(view, value))} over the same clips; it is not an SNR "
+            "and not comparable with one"
+        )
+    file, ratio = run.summary.get("median_file_radius"), run.summary.get("median_file_snr_db")
+    if file is not None:
+        out += f". Proven for the samples of the file: median radius {joined(shown('file_radius', file))}"
+        out += f", SNR {joined(shown('file_snr_db', ratio))}" if ratio is not None else ""
+        out += " (medians of each, over the same clips)"
+    return out + "."
+
+
+def data_name(run: Run) -> str:
+    """The data set's name: its source's, or the last part of the folder or manifest that the user named."""
+    data = run.config.get("data") or {}
+    source = str(data.get("source") or "")
+    known = {"speech_commands": "Speech Commands", "esc10": "ESC-10", "esc50": "ESC-50"}
+    if source in known:
+        return known[source]
+    root = PurePath(PureWindowsPath(str(data.get("root") or "")).as_posix()).name
+    return f"{source} {root}".strip() or "not recorded"
+
+
+def _data(run: Run) -> str:
+    data = run.config.get("data") or {}
+    out = data_name(run)
+    if data.get("split"):
+        out += f", {data['split']} split"
+    if data.get("folds"):
+        out += f", folds {', '.join(str(f) for f in data['folds'])}"
+    out += f", {grouped(run.total)} clips"
+    if data.get("limit"):
+        out += f" chosen by a hash of their names (seed {data.get('shuffle_seed', 0)})"
+    if not run.finished:
+        out += f", of which {grouped(len(run.records))} are recorded"
+    classes = _texts(run.info.get("labels"))
+    if classes:
+        out += f"; {len(classes)} classes"
+    return out + "."
+
+
+def _abstention(run: Run) -> str:
+    s = run.summary
+    wrong = " and count as errors" if labelled(run) else ""
+    return (
+        f"{grouped(s['abstained'])} of {grouped(len(run.usable))} usable clips abstained{wrong}; {grouped(s['failed'])} "
+        "could not be used and are in no figure."
+    )
+
+
+def _result(run: Run) -> str:
+    rows = accuracy_rows(run).get("radius")
+    if not rows:
+        return ""
+    name = "smoothed accuracy" if labelled(run) else "certified at some radius"
+    out = [f"{name}: {_figure(rows[0])}"] if rows[0].value == 0 else []
+    sigma = float(run.usable[0]["sigma"])
+    reach = [r for r in rows if 0 < r.value <= max(c["ceiling"] for c in run.usable)]
+    if reach:
+        row = next((r for r in reach if r.value == float(f"{sigma:.6g}")), reach[-1])
+        out.append(f"{share_name(run)} at raw radius {row.level}: {_figure(row)}")
+    how = (
+        ". There are no intervals: a shared budget ties the clips together."
+        if rows[0].interval is None
+        else ". Intervals are pointwise: each holds at one radius chosen beforehand, allowing for false certificates and "
+        "for the sampling of clips, which must be independent of each other."
+    )
+    return "; ".join(out) + how
+
+
+def _figure(row: Row) -> str:
+    text = f"{grouped(row.count)}/{grouped(row.total)} ({joined(percent(row.count, row.total))}"
+    return text + (f"; 95\u00a0% interval {row.interval_text()})" if row.interval else ")")
+
+
+def _scope(run: Run) -> str:
+    if not run.contract:
+        return ""
+    own = _SCOPE.get(str(run.contract.get("perturbation_location")), "")
+    return f"{own} It does not cover lossy codecs, other processing, or whether a label is correct.".strip()
+
+
+# --- tables ----------------------------------------------------------------------------------------
+
+
+def contract_rows(run: Run) -> list[tuple[str, str]]:
+    """The contract's fields, as the run recorded them."""
+    names = {
+        "kind": "Contract",
+        "certified_object": "Certified object",
+        "perturbation_location": "Perturbation location",
+        "dimension": "Dimension",
+        "unit": "Unit",
+        "norm": "Norm",
+        "noise": "Noise",
+        "sigma": "σ",
+        "gain_policy": "Gain policy",
+        "pre_noise": "Above the noise",
+        "post_noise": "Post-noise changes",
+        "post_noise_stages": "Between noise and model",
+        "model": "Model",
+        "engine": "Engine",
+    }
+    out = []
+    for key, name in names.items():
+        if key in run.contract:
+            value = run.contract[key]
+            if isinstance(value, list | tuple):
+                text = ", ".join(str(v) for v in value) or "none"
+            else:
+                text = {"l2": "ℓ2"}.get(str(value), f"{value:g}" if isinstance(value, float) else str(value))
+            out.append((name, text))
+    return out
+
+
+def figure_rows(run: Run) -> list[tuple[str, str]]:
+    """The main figures, each with the clips that it is over."""
+    s = run.summary
+    out = [
+        (
+            "Clips",
+            f"{grouped(run.total)}: {grouped(s['certified'])} certified, {grouped(s['abstained'])} abstained, "
+            f"{grouped(s['failed'])} failed"
+            + ("" if run.finished else f"; only {grouped(len(run.records))} are recorded"),
+        )
+    ]
+    rows = accuracy_rows(run).get("radius") or []
+    if "smoothed_accuracy" in s and rows:
+        total = s["smoothed_accuracy_over"]
+        count = round(s["smoothed_accuracy"] * total)
+        interval = s.get("smoothed_accuracy_interval_95")
+        row = Row("0", 0.0, count, total, tuple(interval) if interval else None)
+        out.append(("Smoothed accuracy", _figure(row)))
+    certified = [r for r in run.usable if r["status"] == "certified"]
+    if certified:
+        full = sum(bool(r["saturated"]) for r in certified)
+        span = sorted({float(r["ceiling"]) for r in certified})
+        what = "Largest radius asked about" if policy_of(run) == "decide" else "Monte-Carlo ceiling"
+        ends = [format_down(x, significant=6) for x in (span[0], span[-1])]
+        out.append((what, ends[0] if len(span) == 1 else f"{ends[0]} to {ends[1]}"))
+        out.append(
+            (
+                "Saturated at it",
+                f"{grouped(full)}/{grouped(len(certified))} certificates ({joined(percent(full, len(certified)))})",
+            )
+        )
+    if "median_radius" in s:
+        out.append(("Median raw radius", f"{length(s['median_radius'])} ({_said(run, 'unit')})"))
+        out += [
+            (f"Median {name.replace('the same', 'radius proven')}", joined(shown(view, s[f"median_{view}"])))
+            for view, (name, _, _) in VIEWS.items()
+            if f"median_{view}" in s
+        ]
+        out.append(("Medians over", _over(run)))
+    for name, there in (s.get("spaces") or {}).items():
+        text = (
+            f"median radius {length(there['median_radius'])}, proven for {there['proven']} of {there['of']} clips"
+            if there["proven"]
+            else f"nothing: {there['reason']}"
+        )
+        out.append((f"Proven in {name!r}", text))
+    settings = run.certify
+    if settings:
+        out.append(
+            (
+                "Sampling",
+                f"policy {policy_of(run)}; n₀ = {settings.get('n0')}, n = {settings.get('n')}, α = {settings.get('alpha')}, "
+                f"bound {settings.get('bound')}, seed {settings.get('seed')}",
+            )
+        )
+    out.append(("Passes", grouped(s["passes"])))
+    identity = run.info.get("identity") or {}
+    out += [
+        (f"{what} (BLAKE2b-128)", str(identity[key]))
+        for key, what in (("model", "Model state"), ("data", "Data list"))
+        if key in identity
+    ]
+    return out

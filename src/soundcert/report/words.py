@@ -1,0 +1,101 @@
+"""Text for pages: names shown as they are, numbers rounded inward, the contract in plain words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from soundcert.bounds import format_down, format_up
+from soundcert.contract import Contract
+from soundcert.report.terminal import shown
+from soundcert.runs import Run
+
+NBSP = "\u00a0"
+_HIDDEN = {
+    0x061C,
+    0x200B,
+    0x200E,
+    0x200F,
+    0x2028,
+    0x2029,
+    0xFEFF,
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+}
+
+
+def visible(text: object) -> str:
+    """Return text in which nothing is hidden: control characters, line breaks and marks that turn the
+    direction of writing become visible signs, and bytes that were no UTF-8 become �.
+    """
+    out = []
+    for char in str(text):
+        code = ord(char)
+        if code < 0x20 or 0x7F <= code < 0xA0 or code in _HIDDEN:
+            out.append(f"⟨U+{code:04X}⟩")
+        elif 0xD800 <= code < 0xE000:
+            out.append("�")
+        else:
+            out.append(char)
+    return "".join(out)
+
+
+def length(value: float | None) -> str:
+    """A radius rounded down; None is a radius without limit."""
+    return "without limit" if value is None else format_down(value, significant=4)
+
+
+def view_text(view: str, value: float | None) -> str:
+    """A view without its unit, rounded inward."""
+    return "no limit" if value is None else shown(view, value).split(" ")[0]
+
+
+def percent(count: int, total: int) -> str:
+    """A share as counted, rounded down."""
+    tenths = 1000 * count // total if total else 0
+    return f"{tenths // 10}.{tenths % 10}{NBSP}%"
+
+
+def percents(interval: tuple[float, float]) -> tuple[str, str]:
+    """Both ends of an interval, rounded outward."""
+    low, high = format_down(100 * interval[0], decimals=1), format_up(100 * interval[1], decimals=1)
+    return f"{low}{NBSP}%", f"{high}{NBSP}%"
+
+
+def duration(seconds: float) -> str:
+    """A wall time for people."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """The contract in words: its kind, what is covered (sentences), what is not claimed (sentences)."""
+
+    kind: str
+    covered: tuple[str, ...]
+    not_claimed: tuple[str, ...]
+
+
+def plain_words(run: Run) -> Plain:
+    """Return the contract of a run in words, as the run recorded it; what is not claimed, in this version's words."""
+    lines = [line for line in run.statement.splitlines() if line.strip()]
+    covered = [line for line in lines if not line.startswith(("Contract:", "Not claimed:"))]
+    said = [line.removeprefix("Not claimed:").strip() for line in lines if line.startswith("Not claimed:")]
+    known = _contract(run.contract)
+    kind = str(run.contract.get("kind") or "no contract is recorded")
+    return Plain(kind, tuple(covered), known.not_claimed() if known else tuple(said))
+
+
+def _contract(fields: Mapping[str, Any]) -> Contract | None:
+    names = {f.name: f for f in dataclasses.fields(Contract)}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in names
+    }
+    required = {k for k, f in names.items() if f.default is dataclasses.MISSING}
+    texts = ("perturbation_location", "gain_policy")
+    if not required <= set(values) or not all(isinstance(values[t], str) for t in texts):
+        return None
+    return Contract(**values)
