@@ -205,9 +205,11 @@ def section(data: str, rows: list[dict[str, Any]]) -> list[str]:
             for r in pair
         ]  # fmt: skip
         verdict = "-"
-        if pair[0] and pair[1]:
+        if pair[0] and pair[1]:  # half a decibel is less than these few clips can tell
             gap = pair[0]["snr_at_accuracy"][share] - pair[1]["snr_at_accuracy"][share]
-            verdict = f"{'log-mel' if gap > 0 else 'waveform'}, {abs(gap):.1f} dB"
+            verdict = (
+                "even" if abs(gap) < 0.5 else f"{'log-mel' if gap > 0 else 'waveform'}, {abs(gap):.1f} dB"
+            )
         lines.append(f"| {float(share):.0%} | {cells[0]} | {cells[1]} | {verdict} |")
     return [*lines, ""]
 

@@ -206,9 +206,9 @@ def write(facts: dict) -> None:  # type: ignore[type-arg]
         "",
         "What each step of the bound gains: the dual, the column above; weights fitted to the filters, at most "
         f"× {max(f['fitted_over_even'] for f in facts['log_mel']):.3f}",
-        f"with filters of equal height, and × {facts['slaney']:.2f} with 80 of Slaney's, ε = 10⁻⁸, R = 1.35. What is left at",
-        "floors from 1 on is the coupling of overlapping frames: the attack cannot turn every bin of every frame in its worst",
-        "direction at once.",
+        f"with filters of equal height, and × {facts['slaney']:.2f} with 80 of Slaney's, ε = 10⁻⁸, R = 1.35. What is left",
+        "at floors from 1 on is the coupling of overlapping frames: the attack cannot turn every bin of every frame in",
+        "its worst direction at once.",
         "",
         "Five-second clips of ESC-10 (hop 320, R = 1.35): "
         + "; ".join(f"ε = {f['floor']:g}: {median_and_largest(f['attack_over_proof'])}" for f in facts["esc10"])

@@ -24,8 +24,8 @@ from soundcert.models.loaders import (
     Loaded,
     Outputs,
     Request,
+    all_loaders,
     hf,
-    known_loaders,
     load,
     looks_like,
     probe_rows,
@@ -68,7 +68,6 @@ class Inspection:
     pipeline: tuple[dict[str, Any] | str, ...]
     guesses: Mapping[str, str]
     facts: Mapping[str, str] = field(default_factory=dict)
-    certified_object: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         out = {key: getattr(self, key) for key in self.__dataclass_fields__}
@@ -155,10 +154,11 @@ def kind_of(source: str) -> str:
         return "torchscript"
     if suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt"):
         refuse_pickle(path, "a model file that can be inspected")
-    for name, loader in known_loaders().items():
+    loaders = all_loaders()
+    for name, loader in loaders.items():
         if suffix in loader.suffixes:
             return name
-    known = sorted({s for loader in known_loaders().values() for s in loader.suffixes})
+    known = sorted({s for loader in loaders.values() for s in loader.suffixes})
     raise ConfigError(f"{path.name} is no kind of model that soundcert knows ({', '.join(known)})")
 
 
@@ -190,7 +190,7 @@ def inspect_model(
     probes = probe_rows(row)
     deterministic, independent = _behaviour(adapter, probes)
     fields: dict[str, Any] = {kind: source}
-    if trust:
+    if trust and kind not in ("onnx", "tflite", "hf"):
         fields["trust"] = True
     if layout:
         fields["layout"] = layout
@@ -416,7 +416,7 @@ def _outputs(loaded: Loaded, raw: Tensor) -> tuple[Outputs, str, int | None]:
         raise ModelError(
             f"the model {loaded.name} returns NaN for every probe: check the range of what it is fed"
         )
-    look = looks_like(wide.float())
+    look = "logits" if loaded.outputs == "logits" else looks_like(wide.float())
     if wide.shape[1] == 1:
         single: Outputs = "probabilities" if look == "sigmoids" else "logits"
         what = "one probability" if look == "sigmoids" else "one score"
@@ -456,6 +456,8 @@ def _names(
 
 def _behaviour(adapter: Adapter, probes: Tensor) -> tuple[bool, bool]:
     """Return whether the same rows give the same outputs, and whether a row minds its company."""
+    # At one level, so that the spread of the outputs is that of usual rows; loud ones are company.
+    probes = torch.randn(probes.shape, generator=torch.Generator().manual_seed(1))
     try:
         with torch.inference_mode():
             first, second = adapter._raw(probes), adapter._raw(probes)
@@ -466,7 +468,7 @@ def _behaviour(adapter: Adapter, probes: Tensor) -> tuple[bool, bool]:
 
             if not same(first, second):
                 return False, True
-            others = torch.cat([probes[1:2], probes[2:].flip(0) * 3, probes[:1] * 0.1])
+            others = torch.cat([probes[1:2], probes[2:].flip(0) * 10, probes[:1] * 0.1])
             alone = adapter._raw(probes[1:2])
             return True, same(alone, first[1:2]) and same(adapter._raw(others)[:1], first[1:2])
     except SoundcertError:

@@ -328,6 +328,16 @@ def test_a_comma_alone_does_not_make_two_labels(tree):
     }
 
 
+def test_the_refusals_in_the_documentation_are_what_is_said(tree):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    listed = manifest(tree, "a.wav dog\n", "list.txt")
+    root = tree({"metadata.csv": 'file_name,label\na.wav,dog\nb.wav,"rain,dog"\n'}, root="clips")
+    for source, place in (("manifest", listed), ("folder", root)):
+        with pytest.raises(InputError) as caught:
+            items(source, place)
+        assert f"\nsoundcert: {caught.value}\n" in page
+
+
 # Speech Commands and ESC
 
 

@@ -154,10 +154,34 @@ def test_a_value_that_says_nothing_is_not_stated(tmp_path):
 CARDS: list[tuple[str, str, dict[str, str | None], str]] = [
     ("radius-above-ceiling", "error", {"median raw radius": "0.0081"}, ""),
     ("radius-above-ceiling", "error", {}, "certified accuracy at 0.01: 3.0 %"),
-    ("radius-is-ceiling", "warning", {"median raw radius": "0.007996", "median SNR-equivalent": "83.98 dB"}, ""),
-    ("radius-is-ceiling", "note", {"median raw radius": "0.007996", "median SNR-equivalent": "83.98 dB"}, "saturated share: 60 %"),
-    ("radius-is-ceiling", "warning", {"median raw radius": "0.007996", "n": None, "α": None, "median SNR-equivalent": None}, ""),
-    ("radius-is-ceiling", "warning", {"median raw radius": "0.007927", "bound": "two-class, largest of all other classes, fresh", "median SNR-equivalent": None}, ""),
+    (
+        "radius-is-ceiling",
+        "warning",
+        {"median raw radius": "0.007996", "median SNR-equivalent": "83.98 dB"},
+        "",
+    ),
+    (
+        "radius-is-ceiling",
+        "note",
+        {"median raw radius": "0.007996", "median SNR-equivalent": "83.98 dB"},
+        "saturated share: 60 %",
+    ),
+    (
+        "radius-is-ceiling",
+        "warning",
+        {"median raw radius": "0.007996", "n": None, "α": None, "median SNR-equivalent": None},
+        "",
+    ),
+    (
+        "radius-is-ceiling",
+        "warning",
+        {
+            "median raw radius": "0.007927",
+            "bound": "two-class, largest of all other classes, fresh",
+            "median SNR-equivalent": None,
+        },
+        "",
+    ),
     ("n-too-small", "error", {"n": "9", "median raw radius": None, "median SNR-equivalent": None}, ""),
     ("ceiling-wrong", "error", {}, "Monte-Carlo ceiling: 0.0095"),
     ("r-over-sigma-wrong", "error", {}, "R/σ: 3.1"),
@@ -173,32 +197,82 @@ CARDS: list[tuple[str, str, dict[str, str | None], str]] = [
     ("certified-above-smoothed", "error", {}, "positive-radius certified accuracy: 93.0 %"),
     ("curve-grows", "error", {}, "certified accuracy at 0.007: 70.0 %"),
     ("accuracy-not-of-clips", "warning", {"smoothed accuracy": "91.15 %"}, ""),
-    ("accuracy-not-of-clips", "warning", {"number of clips": None, "data set": "ESC-50", "smoothed accuracy": "91.13 %"}, ""),
-    ("clips-implied", "note", {"number of clips": None, "smoothed accuracy": "91.13 %"}, "clean accuracy: 93.55 %"),
+    (
+        "accuracy-not-of-clips",
+        "warning",
+        {"number of clips": None, "data set": "ESC-50", "smoothed accuracy": "91.13 %"},
+        "",
+    ),
+    (
+        "clips-implied",
+        "note",
+        {"number of clips": None, "smoothed accuracy": "91.13 %"},
+        "clean accuracy: 93.55 %",
+    ),
     ("certified-at-which-radius", "warning", {}, "certified accuracy: 80.0 %"),
-    ("mean-without-curve", "warning", {"certified accuracy at 0.0025": None, "certified accuracy at 0.005": None}, "ACR: 0.0041"),
+    (
+        "mean-without-curve",
+        "warning",
+        {"certified accuracy at 0.0025": None, "certified accuracy at 0.005": None},
+        "ACR: 0.0041",
+    ),
     ("best-of-sigma", "warning", {}, "σ selection: best σ per radius on the test set"),
     ("interval-without-accuracy", "error", {"interval": "[70.0 %, 80.0 %]"}, ""),
     ("interval-too-narrow", "warning", {"interval": "[90.9 %, 91.1 %]"}, ""),
     ("abstentions-and-accuracy", "error", {"abstention rate": "20.0 %"}, ""),
     ("abstentions-and-accuracy", "error", {"abstention rate": None}, "abstained: 60"),
     ("false-certificates", "note", {"interval": None, "number of clips": "3000"}, ""),
-    ("snr-of-features", "error", {"certified object": "log-mel features", "perturbation location": "feature"}, ""),
+    (
+        "snr-of-features",
+        "error",
+        {"certified object": "log-mel features", "perturbation location": "feature"},
+        "",
+    ),
     ("snr-not-from-radius", "warning", {"median SNR-equivalent": "43.15 dB"}, "RMS: 1"),
-    ("snr-not-from-radius", "error", {"median raw radius": None, "median SNR-equivalent": None}, "radius: 0.00612\n\nSNR: 84.0 dB\n\nsignal norm: 126.49"),
-    ("snr-is-unit-rms", "warning", {"gain policy": "per clip", "certified object": "waveform", "σ": "0.0025 (own unit)", "median raw radius": "0.00612"}, ""),
+    (
+        "snr-not-from-radius",
+        "error",
+        {"median raw radius": None, "median SNR-equivalent": None},
+        "radius: 0.00612\n\nSNR: 84.0 dB\n\nsignal norm: 126.49",
+    ),
+    (
+        "snr-is-unit-rms",
+        "warning",
+        {
+            "gain policy": "per clip",
+            "certified object": "waveform",
+            "σ": "0.0025 (own unit)",
+            "median raw radius": "0.00612",
+        },
+        "",
+    ),
     ("snr-without-length", "warning", {"clip length": None}, ""),
     ("stated-twice", "warning", {}, "noise level: 0.01"),
     ("confidence-or-alpha", "warning", {"α": None}, "confidence: 99.9 %"),
     ("confidence-or-alpha", "warning", {"α": "0.999"}, ""),
     ("samples-of-what", "warning", {"n": None}, "samples: 16000"),
-    ("contract-contradicts", "error", {"perturbation location": "log-mel features", "median SNR-equivalent": None}, "norm ratio: 40 dB"),
-    ("contract-contradicts", "error", {"changes after the noise": "peak normalisation"}, "contract: fixed-gain waveform smoothing"),
+    (
+        "contract-contradicts",
+        "error",
+        {"perturbation location": "log-mel features", "median SNR-equivalent": None},
+        "norm ratio: 40 dB",
+    ),
+    (
+        "contract-contradicts",
+        "error",
+        {"changes after the noise": "peak normalisation"},
+        "contract: fixed-gain waveform smoothing",
+    ),
     ("runner-up-from-n0", "warning", {"bound": "p_A and p_B, the runner-up of the n0 draws"}, ""),
     ("runner-up-from-n0", "warning", {"bound": "two-class"}, ""),
     ("sigma-unstated-noise", "note", {"noise": "Laplace", "norm": "l1"}, ""),
-    ("interval-for-how-many", "note", {"number of clips": "3000", "interval": "[87.0 %, 94.2 %], all certificates jointly"}, ""),
-]  # fmt: skip
+    (
+        "interval-for-how-many",
+        "note",
+        {"number of clips": "3000", "interval": "[87.0 %, 94.2 %], all certificates jointly"},
+        "",
+    ),
+]
 
 
 @pytest.mark.parametrize(("rule", "level", "changes", "extra"), CARDS)
@@ -213,7 +287,11 @@ FINE: list[tuple[str, dict[str, str | None], str]] = [
     ("radius-above-ceiling", {"median raw radius": "2.4 (LSB)"}, ""),
     ("radius-above-ceiling", {"median raw radius": "0.02", "noise": "Laplace"}, ""),
     ("radius-is-ceiling", {"median raw radius": "0.007996", "n": "100 000"}, ""),
-    ("radius-is-ceiling", {"median raw radius": "0.0080", "n": None, "α": None}, ""),  # two digits fit anything
+    (
+        "radius-is-ceiling",
+        {"median raw radius": "0.0080", "n": None, "α": None},
+        "",
+    ),  # two digits fit anything
     ("n-too-small", {"n": "10", "median raw radius": "0.00005"}, ""),
     ("ceiling-wrong", {}, "Monte-Carlo ceiling: 0.00800"),
     ("ceiling-wrong", {"bound": None}, "Monte-Carlo ceiling: 0.00792"),  # of the two-class bound
@@ -224,24 +302,47 @@ FINE: list[tuple[str, dict[str, str | None], str]] = [
     ("curve-grows", {}, "certified accuracy at 0.006: 61.0 %"),
     ("accuracy-not-of-clips", {"smoothed accuracy": "91.3 %"}, ""),
     ("accuracy-not-of-clips", {"smoothed accuracy": "0.91"}, ""),
-    ("accuracy-not-of-clips", {"number of clips": None, "data set": "ESC-50", "smoothed accuracy": "91.15 %"}, ""),
+    (
+        "accuracy-not-of-clips",
+        {"number of clips": None, "data set": "ESC-50", "smoothed accuracy": "91.15 %"},
+        "",
+    ),
     ("certified-at-which-radius", {}, "certified accuracy (r > 0): 80.0 %"),
     ("mean-without-curve", {}, "ACR: 0.0041"),
     ("best-of-sigma", {}, "σ selection: chosen on validation clips"),
     ("interval-without-accuracy", {"interval": "0.870 to 0.942"}, ""),
     ("abstentions-and-accuracy", {"abstention rate": "9.0 %"}, ""),
     ("abstentions-and-accuracy", {"abstention rate": None}, "abstained: 6"),
-    ("snr-of-features", {"certified object": "waveform, classified by its log-mel spectrogram", "perturbation location": "waveform"}, ""),
+    (
+        "snr-of-features",
+        {
+            "certified object": "waveform, classified by its log-mel spectrogram",
+            "perturbation location": "waveform",
+        },
+        "",
+    ),
     ("snr-not-from-radius", {}, "RMS: 1"),
     ("snr-is-unit-rms", {"median SNR-equivalent": "80.00 dB", "gain policy": "none"}, ""),
     ("stated-twice", {}, "noise level σ: 0.0025"),
     ("confidence-or-alpha", {}, "confidence: 99.9 %"),
     ("samples-of-what", {"n": None}, "Monte-Carlo samples: 16000"),
-    ("contract-contradicts", {"certified object": "log-mel features", "perturbation location": "feature", "median SNR-equivalent": None}, "norm ratio: 40 dB"),
-    ("runner-up-from-n0", {"bound": "two-class, with the largest count of all other classes in the fresh draws"}, ""),
+    (
+        "contract-contradicts",
+        {
+            "certified object": "log-mel features",
+            "perturbation location": "feature",
+            "median SNR-equivalent": None,
+        },
+        "norm ratio: 40 dB",
+    ),
+    (
+        "runner-up-from-n0",
+        {"bound": "two-class, with the largest count of all other classes in the fresh draws"},
+        "",
+    ),
     ("runner-up-from-n0", {"bound": "one-sided Clopper-Pearson with p_B = 1 − p_A"}, ""),
     ("false-certificates", {"interval": None}, ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("rule", "changes", "extra"), FINE)
@@ -321,10 +422,24 @@ def own_run(
     records = []
     for i, count in enumerate(counts):
         record = {
-            "clip": f"{i}.wav", "candidate": "yes", "truth": "yes", "count": count, "n": n, "n0": 100, "alpha": alpha,
-            "seed": 0, "bound": bound, "sigma": sigma, "p_lower": 0.5, "ceiling": ceiling, "object_norm": norm,
-            "saturated": count == n, "digest": "00", "policy": "fixed", "max_other": n - count,
-        }  # fmt: skip
+            "clip": f"{i}.wav",
+            "candidate": "yes",
+            "truth": "yes",
+            "count": count,
+            "n": n,
+            "n0": 100,
+            "alpha": alpha,
+            "seed": 0,
+            "bound": bound,
+            "sigma": sigma,
+            "p_lower": 0.5,
+            "ceiling": ceiling,
+            "object_norm": norm,
+            "saturated": count == n,
+            "digest": "00",
+            "policy": "fixed",
+            "max_other": n - count,
+        }
         radius = certified_radius(count, n, alpha, sigma, bound=bound, max_other=n - count)
         if radius is None:
             record["status"] = "abstained"
@@ -338,11 +453,18 @@ def own_run(
             }
         records.append(record | extra)
     contract = {
-        "kind": "fixed-gain waveform smoothing", "certified_object": "gain-normalised waveform (RMS 1 per clip)",
-        "perturbation_location": "waveform after gain", "gain_policy": "per clip, before the noise: rms_normalize(target=1)",
-        "norm": "l2", "noise": "gaussian_noise", "sigma": sigma, "unit": "RMS 1 per clip", "dimension": 1600, "post_noise": [],
+        "kind": "fixed-gain waveform smoothing",
+        "certified_object": "gain-normalised waveform (RMS 1 per clip)",
+        "perturbation_location": "waveform after gain",
+        "gain_policy": "per clip, before the noise: rms_normalize(target=1)",
+        "norm": "l2",
+        "noise": "gaussian_noise",
+        "sigma": sigma,
+        "unit": "RMS 1 per clip",
+        "dimension": 1600,
+        "post_noise": [],
         "pre_noise": ["mono()", "resample(rate=16000)", "fit(seconds=0.1)", "rms_normalize(target=1)"],
-    }  # fmt: skip
+    }
     config = {
         "certify": {"n0": 100, "n": n, "alpha": alpha, "seed": 0, "bound": bound},
         "data": {"source": "speech_commands", "split": "testing"},
@@ -412,21 +534,34 @@ def test_an_honest_card_is_never_an_error(
         return f"{100 * k / m:.{digits - 1}f} %" if percent else f"{k / m:.{digits}f}"
 
     lines = [
-        "certified object: waveform", "perturbation location: waveform after gain", "gain policy: RMS 1 per clip",
-        f"sigma: {sigma!r}", f"n: {n}", "n0: 100", f"alpha: {alpha!r}", "noise: Gaussian", "norm: l2",
-        f"bound: {bound}, largest of all other classes in the fresh draws", f"clips: {m}", f"dimension: {d}", "rms: 1",
-        f"smoothed accuracy: {share(len(good))}", f"abstained: {sum(r is None for r in radii)}",
+        "certified object: waveform",
+        "perturbation location: waveform after gain",
+        "gain policy: RMS 1 per clip",
+        f"sigma: {sigma!r}",
+        f"n: {n}",
+        "n0: 100",
+        f"alpha: {alpha!r}",
+        "noise: Gaussian",
+        "norm: l2",
+        f"bound: {bound}, largest of all other classes in the fresh draws",
+        f"clips: {m}",
+        f"dimension: {d}",
+        "rms: 1",
+        f"smoothed accuracy: {share(len(good))}",
+        f"abstained: {sum(r is None for r in radii)}",
         f"ceiling: {figure(monte_carlo_ceiling(sigma, n, alpha, bound))}",
-    ]  # fmt: skip
+    ]
     for r in (0.25 * sigma, 0.5 * sigma, sigma, 2 * sigma):
         lines.append(f"certified accuracy at {r!r}: {share(sum(g >= r for g in good))}")
     if good:
         middle = median(good)
         lines += [
-            f"median radius: {figure(middle)}", f"max radius: {figure(max(good))}",
-            f"ACR: {figure(sum(good) / m)}", f"r over sigma: {figure(middle / sigma)}",
+            f"median radius: {figure(middle)}",
+            f"max radius: {figure(max(good))}",
+            f"ACR: {figure(sum(good) / m)}",
+            f"r over sigma: {figure(middle / sigma)}",
             f"median snr: {format_up(median(20 * math.log10(math.sqrt(d) / g) for g in good), decimals=2)} dB",
-        ]  # fmt: skip
+        ]
     path = tmp_path / "card.yaml"
     path.write_text("\n".join(lines), encoding="utf-8")
     assert [f for f in lint_report(path)[1] if f.level == "error"] == []
@@ -438,15 +573,35 @@ def test_an_honest_card_is_never_an_error(
 @pytest.mark.parametrize(
     ("text", "kind", "value"),
     [
-        ("10 000", "count", 10_000), ("10,000", "count", 10_000), ("10_000 draws", "count", 10_000), ("100k", "count", 1e5),
-        ("1e5", "count", 1e5), ("10^5", "count", 1e5), ("1.5×10^-3", "number", 1.5e-3), ("10⁻³", "probability", 1e-3),
-        (".007996", "number", 0.007996), ("0,001", "probability", 0.001), ("1/1000", "probability", 0.001),
-        ("65.53 %", "share", 0.6553), ("65.53", "share", 0.6553), ("0.6553", "share", 0.6553), ("$65.53\\%$", "share", 0.6553),
-        ("0.1 %", "probability", 0.001), ("16 kHz", "hertz", 16_000), ("16000", "hertz", 16_000), ("1,024.5", "number", 1024.5),
-        ("500 ms", "seconds", 0.5), ("5 s", "seconds", 5), ("**83.98** dB", "db", 83.98), ("σ = 0.25", "number", 0.25),
-        ("≈ 0.5", "number", 0.5), ("−3.2 dB", "db", -3.2), ("83.98 ± 0.02 dB", "db", 83.98), ("351×", "number", 351),
+        ("10 000", "count", 10_000),
+        ("10,000", "count", 10_000),
+        ("10_000 draws", "count", 10_000),
+        ("100k", "count", 1e5),
+        ("1e5", "count", 1e5),
+        ("10^5", "count", 1e5),
+        ("1.5×10^-3", "number", 1.5e-3),
+        ("10⁻³", "probability", 1e-3),
+        (".007996", "number", 0.007996),
+        ("0,001", "probability", 0.001),
+        ("1/1000", "probability", 0.001),
+        ("65.53 %", "share", 0.6553),
+        ("65.53", "share", 0.6553),
+        ("0.6553", "share", 0.6553),
+        ("$65.53\\%$", "share", 0.6553),
+        ("0.1 %", "probability", 0.001),
+        ("16 kHz", "hertz", 16_000),
+        ("16000", "hertz", 16_000),
+        ("1,024.5", "number", 1024.5),
+        ("500 ms", "seconds", 0.5),
+        ("5 s", "seconds", 5),
+        ("**83.98** dB", "db", 83.98),
+        ("σ = 0.25", "number", 0.25),
+        ("≈ 0.5", "number", 0.5),
+        ("−3.2 dB", "db", -3.2),
+        ("83.98 ± 0.02 dB", "db", 83.98),
+        ("351×", "number", 351),
     ],
-)  # fmt: skip
+)
 def test_numbers(text, kind, value):
     number = parse(text, kind)
     assert number is not None
@@ -470,12 +625,24 @@ def test_a_printed_number_stands_for_an_interval():
 @pytest.mark.parametrize(
     ("label", "field"),
     [
-        ("σ", "sigma"), ("Noise level σ", "sigma"), ("**sigma**", "sigma"), ("N", "n"), ("num_samples", "n"), ("n₀", "n0"),
-        ("failure probability α", "alpha"), ("Confidence level", "confidence"), ("SNR-equivalent (dB)", "snr"),
-        ("median raw radius", "median_radius"), ("Data set", "dataset"), ("clip length (s)", "seconds"), ("fs", "rate"),
-        ("contract.certified_object", "certified_object"), ("smoothed_accuracy_interval_95", "interval"), ("colour", None),
+        ("σ", "sigma"),
+        ("Noise level σ", "sigma"),
+        ("**sigma**", "sigma"),
+        ("N", "n"),
+        ("num_samples", "n"),
+        ("n₀", "n0"),
+        ("failure probability α", "alpha"),
+        ("Confidence level", "confidence"),
+        ("SNR-equivalent (dB)", "snr"),
+        ("median raw radius", "median_radius"),
+        ("Data set", "dataset"),
+        ("clip length (s)", "seconds"),
+        ("fs", "rate"),
+        ("contract.certified_object", "certified_object"),
+        ("smoothed_accuracy_interval_95", "interval"),
+        ("colour", None),
     ],
-)  # fmt: skip
+)
 def test_labels(label, field):
     found = resolve(label)
     assert (found[0] if found else None) == field
@@ -516,8 +683,14 @@ def test_the_same_report_in_each_form(tmp_path):
         "c.md": "---\n" + "\n".join(f"{k}: {json.dumps(v.strip())}" for k, v in pairs) + "\n---\n# A model\n",
         "d.md": "| field | value |\n|---|---|\n" + "\n".join(f"| {k} | {v.strip()} |" for k, v in pairs),
         "e.md": "\n".join(f"- **{k}**: {v.strip()}" for k, v in pairs),
-        "f.md": "| " + " | ".join(k for k, _ in pairs) + " |\n|" + "---|" * len(pairs) + "\n| " + " | ".join(v.strip() for _, v in pairs) + " |",
-    }  # fmt: skip
+        "f.md": "| "
+        + " | ".join(k for k, _ in pairs)
+        + " |\n|"
+        + "---|" * len(pairs)
+        + "\n| "
+        + " | ".join(v.strip() for _, v in pairs)
+        + " |",
+    }
     for name, text in forms.items():
         path = tmp_path / name
         path.write_text(text, encoding="utf-8")
@@ -632,17 +805,35 @@ def test_nothing_that_a_terminal_or_a_workflow_would_obey_is_printed(tmp_path, c
         st.text(max_size=300),
         st.lists(
             st.tuples(
-                st.sampled_from([*FIELDS, "σ", "N", "r = 0.5", "results", "radii", "curve", "data", "interval", "metrics"]),
+                st.sampled_from(
+                    [*FIELDS, "σ", "N", "r = 0.5", "results", "radii", "curve", "data", "interval", "metrics"]
+                ),
                 st.one_of(
-                    st.text(max_size=20), st.floats().map(repr), st.integers().map(str),
-                    st.sampled_from(["1e999", "NaN", "-1", "0", "10^9999", "[1, 2]", "{a: 1}", "1/0", "99 %", "5 ± 9", "1e-320"]),
+                    st.text(max_size=20),
+                    st.floats().map(repr),
+                    st.integers().map(str),
+                    st.sampled_from(
+                        [
+                            "1e999",
+                            "NaN",
+                            "-1",
+                            "0",
+                            "10^9999",
+                            "[1, 2]",
+                            "{a: 1}",
+                            "1/0",
+                            "99 %",
+                            "5 ± 9",
+                            "1e-320",
+                        ]
+                    ),
                 ),
             ),
             max_size=12,
         ).map(lambda pairs: "\n".join(f"{k}: {v}" for k, v in pairs)),
     ),
     name=st.sampled_from(["x.md", "x.yaml", "x.json", "x.csv", "x.jsonl", "x"]),
-)  # fmt: skip
+)
 def test_anything_is_read_or_refused(tmp_path, text, name):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8", errors="replace")
@@ -657,10 +848,13 @@ def test_anything_is_read_or_refused(tmp_path, text, name):
 
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    rows=st.lists(st.lists(st.one_of(st.text(max_size=8), st.floats().map(repr), st.just("-1")), max_size=7), max_size=15),
+    rows=st.lists(
+        st.lists(st.one_of(st.text(max_size=8), st.floats().map(repr), st.just("-1")), max_size=7),
+        max_size=15,
+    ),
     sign=st.sampled_from(",\t;|"),
     given_sigma=st.sampled_from(["0.25", "nan", "0", "-1", "1e300", "x"]),
-)  # fmt: skip
+)
 def test_any_table_is_read_or_refused(tmp_path, rows, sign, given_sigma):
     path = tmp_path / "x.csv"
     lines = [sign.join(["idx", "label", "predict", "radius", "correct"]), *(sign.join(r) for r in rows)]

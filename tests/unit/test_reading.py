@@ -69,6 +69,10 @@ def test_no_run_is_one_clear_line(tmp_path):
         open_run(tmp_path)
 
 
+def test_a_count_of_clips_that_is_none_is_not_believed(tmp_path):
+    assert open_run(make(tmp_path / "r", clips="many")).total == 1
+
+
 def test_runs_are_found_under_a_folder(tmp_path):
     make(tmp_path / "x" / "one")
     make(tmp_path / "two")

@@ -30,7 +30,7 @@ from .datasets import speech_commands_items
 from .download import Patience, check_url, download, held, shown
 from .items import read_csv
 from .sources import load_items
-from .unpack import Allowance, unpack
+from .unpack import Allowance, NotWritableError, unpack
 
 MIRROR = "SOUNDCERT_MIRROR"
 _RECEIPT = "soundcert-data.json"
@@ -121,34 +121,36 @@ def fetch(
         work.mkdir(parents=True, exist_ok=True)
         with _alone(work, name):
             shutil.rmtree(work / "unpacked", ignore_errors=True)
-            packed = local or work / archive.file
+            # One file an address: what a mirror sent must not pass for what the official server sent.
+            packed = local or work / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{archive.file}"
             to_come = 0 if local or packed.exists() else max(0, archive.size - held(packed))
             _require_room(out, to_come + _unpacked_room(archive), archive)
             if local is None and not packed.exists():
                 # Any packing of the same files is of about the same size.
-                size = None if archive.repacked or sha256 else archive.size
+                known = None if archive.repacked or sha256 else archive.size
                 download(
-                    url, packed, size=size, limit=archive.size * 2 + 2**20, patience=patience, sleep=sleep,
+                    url, packed, size=known, limit=archive.size * 2 + 2**20, patience=patience, sleep=sleep,
                     progress=partial(step, "downloading"),
                 )  # fmt: skip
             digest = _digest(packed, partial(step, "checking"))
             how = _recognise(archive, packed, digest, sha256, official, mine=local is None)
-            unpack(packed, _emptied(work / "unpacked"), archive.allowance, partial(step, "unpacking"))
-            root = _only_folder(work / "unpacked")
-            archive.check(root)
-            if archive.reduce:
-                archive.reduce(root)
-            clips = _clips(name, root)
+            try:
+                unpack(packed, _emptied(work / "unpacked"), archive.allowance, partial(step, "unpacking"))
+                root = _only_folder(work / "unpacked")
+                archive.check(root)
+                if archive.reduce:
+                    archive.reduce(root)
+                clips = _clips(name, root)
+            except NotWritableError:
+                raise
+            except SoundcertError:
+                # Fetching again is the only thing that can help, unless these are the published bytes.
+                if local is None and how != "published":
+                    packed.unlink(missing_ok=True)
+                raise
+            size = packed.stat().st_size
             done = Fetched(
-                name,
-                str(target),
-                clips,
-                "fetched",
-                archive.licence,
-                shown(url),
-                packed.stat().st_size,
-                digest,
-                how,
+                name, str(target), clips, "fetched", archive.licence, shown(url), size, digest, how
             )
             _write_papers(root, archive, done)
             _move(root, target)
@@ -210,7 +212,12 @@ def _alone(work: Path, name: str) -> Iterator[None]:
             raise ConfigError(
                 f"another call is fetching {name} into {str(work.parent)!r}: wait for it"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            # Nothing is left of a call that fetched nothing.
+            if {path.name for path in work.glob("*")} == {"lock"}:
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def _unpacked_room(archive: Archive) -> int:

@@ -242,9 +242,9 @@ def _open(
             raise _PassingError("the server could not go on from what is here") from None
         if error.code in _PASSING:
             wait = _retry_after(error.headers.get("Retry-After"))
-            raise _PassingError(f"HTTP {error.code} {error.reason}", wait) from None
+            raise _PassingError(f"HTTP {error.code} {_reason(error.reason)}", wait) from None
         raise DownloadError(
-            f"{where}: HTTP {error.code} {error.reason}; correct the address, or name another with --url"
+            f"{where}: HTTP {error.code} {_reason(error.reason)}; correct the address, or name another with --url"
         ) from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
@@ -319,4 +319,6 @@ def _cannot_write(path: Path, error: OSError) -> DownloadError:
 
 
 def _reason(error: object) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+    """One printable line, whatever a server put into it."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+    return "".join(letter for letter in text if letter.isprintable()) or type(error).__name__

@@ -118,7 +118,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
             rows.append((where, {key: value for key, value in row.items() if value}))
     except csv.Error as error:
         raise InputError(
-            f"{path.name} line {reader.line_num}: expected comma-separated values, got {error}; correct it"
+            f"{path.name} line {reader.reader.line_num}: expected comma-separated values, got {error}; correct it"
         ) from None
     return columns, rows
 

@@ -31,6 +31,10 @@ _DEPTH = 32
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?", re.IGNORECASE)
 
 
+class NotWritableError(DownloadError):
+    """The disk cannot take what is in an archive, which is not the archive's fault."""
+
+
 @dataclass(frozen=True)
 class Allowance:
     """What an archive may hold: entries (folders included) and unpacked bytes."""
@@ -65,11 +69,15 @@ def unpack(
         gzip.BadGzipFile,
         struct.error,
         NotImplementedError,
+        ValueError,
+        OverflowError,
+        LookupError,
+        RecursionError,
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DownloadError(f"{archive.name}: damaged ({reason}); fetch it again") from None
     except OSError as error:
-        raise DownloadError(
+        raise NotWritableError(
             f"{str(to)!r} cannot be written: {error.strerror or error}; make room, or choose another --out"
         ) from None
 

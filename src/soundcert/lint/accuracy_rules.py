@@ -30,12 +30,16 @@ def _percent(x: float) -> str:
 
 @rule(
     "accuracy-out-of-range", "error",
-    raised_if="an accuracy, abstention rate or saturated share is below 0 or above 100 %.",
+    raised_if="an accuracy, or the share of saturated certificates, is below 0 or above 100 %.",
     meaning="A share lies between 0 and 1.",
     question="What is the figure a share of?",
 )  # fmt: skip
 def out_of_range(result: Result) -> Iterator[Hit]:
-    for label, number, place in _accuracies(result):
+    shares = list(_accuracies(result))
+    saturated = result.fields.get("saturated")
+    if saturated and saturated.number and saturated.number.finite:
+        shares.append((saturated.label, saturated.number, saturated.place))
+    for label, number, place in shares:
         if number.low > 1 or number.high < 0:
             yield Hit(f"{label} {number.text} is no share", place)
 
@@ -44,8 +48,9 @@ def out_of_range(result: Result) -> Iterator[Hit]:
     "certified-above-smoothed", "error",
     raised_if="a certified accuracy, at any radius, exceeds the smoothed accuracy by more than the digits allow.",
     meaning="A clip that is certified and correct is one that the smoothed classifier gets right, so certified accuracy "
-    "cannot exceed smoothed accuracy. (It can exceed the base classifier's.)",
-    question="Are the two taken over the same clips, and is the smoothed accuracy really the base classifier's?",
+    "cannot exceed smoothed accuracy. (It can exceed the base classifier's, and a smoothed accuracy that was measured "
+    "with fewer draws.)",
+    question="Are the two taken over the same clips, and were as many draws made for each?",
 )  # fmt: skip
 def above_smoothed(result: Result) -> Iterator[Hit]:
     smoothed = result.number("smoothed_accuracy")

@@ -12,8 +12,8 @@ from soundcert.lint.report import Place, Point
 from soundcert.lint.tables import rows_of_texts
 from soundcert.lint.trees import Branch, take, tree_of_yaml
 
+MAX_LINE = 8000
 _FENCE = re.compile(r"^\s{0,3}(?:```|~~~)")
-_RULE_ROW = re.compile(r"^\s*\|?\s*:?-{1,}:?\s*(?:\|\s*:?-{1,}:?\s*)*\|?\s*$")
 _KEY_LINE = re.compile(r"^\s{0,8}(?:[-*+]\s+|\d{1,3}[.)]\s+)?([^:=|]{1,80}?)\s*[:=]\s*(\S.{0,400})$")
 # A figure that is marked as the best of its column: `**0.43**`, `0.43*`, `0.43<b>*</b>`.
 _BEST = re.compile(r"^(?:\*\*|<b>)?\s*(\d{0,3}\.?\d{1,9})(\s*%?)\s*(?:<b>\s*\*\s*</b>|\*\*|\\?\*|</b>)$")
@@ -22,7 +22,7 @@ _HEADING = re.compile(r"^#{1,6}\s+(.{1,200}?)\s*#*$")
 
 def read_markdown(text: str, out: Builder) -> None:
     """Take the fields of a Markdown card: front matter, tables, and `key: value` lines whose key is a field."""
-    lines = text.splitlines()
+    lines = [line[:MAX_LINE] for line in text.splitlines()]
     start = 0
     if lines and lines[0].strip() == "---":
         end = next((i for i, line in enumerate(lines[1:], start=1) if line.strip() in ("---", "...")), None)
@@ -37,14 +37,14 @@ def read_markdown(text: str, out: Builder) -> None:
         line = lines[i]
         if _FENCE.match(line):
             fenced = not fenced
-        elif not fenced and "|" in line and i + 1 < len(lines) and _RULE_ROW.match(lines[i + 1]):
+        elif not fenced and "|" in line and i + 1 < len(lines) and _rules_off(lines[i + 1]):
             end = i + 2
             while end < len(lines) and "|" in lines[end]:
                 end += 1
             _table([(k + 1, _cells(lines[k])) for k in (i, *range(i + 2, end))], out)
             i = end
             continue
-        elif not fenced and (match := _HEADING.match(line)):
+        elif not fenced and (match := _HEADING.match(line[:300])):
             heading = clean(plain(match[1]), 80)
         elif not fenced and not line.startswith("    ") and (match := _KEY_LINE.match(line)):
             label, value = plain(match[1]), match[2].strip("*_ ")
@@ -80,7 +80,20 @@ def _cells(line: str) -> list[str]:
     cells = re.split(r"(?<!\\)\|", body)
     if cells and not cells[-1].strip() and body.endswith("|"):
         cells = cells[:-1]
-    return [plain(_BEST.sub(r"\g<1>\g<2> †", c.strip().replace("\\|", "|"))) for c in cells[:200]]
+    return [
+        plain(
+            _BEST.sub(r"\g<1>\g<2> †", c.strip().replace("\\|", "|"))
+            if len(c) < 80
+            else c.replace("\\|", "|")
+        )
+        for c in cells[:200]
+    ]
+
+
+def _rules_off(line: str) -> bool:
+    """Whether a line is the one of dashes between a table's header and its body."""
+    cells = line.strip().removeprefix("|").removesuffix("|").split("|")
+    return all((c := cell.strip().strip(":")) and not c.strip("-") for cell in cells)
 
 
 def _known(label: str) -> bool:

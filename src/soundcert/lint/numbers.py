@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Kind = Literal["text", "number", "count", "share", "probability", "db", "seconds", "hertz"]
@@ -70,6 +71,7 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+@lru_cache(8192)
 def plain(text: str) -> str:
     """Return cleaned text without Markdown emphasis, HTML tags and TeX."""
     text = html.unescape(clean(text))

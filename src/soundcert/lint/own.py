@@ -46,9 +46,8 @@ def read_run(path: Path, file: str) -> Builder:
     from soundcert.runs.reading import open_run
 
     run = open_run(path)
-    out = Builder(file, "a run directory of soundcert")
+    out = Builder(f"{file}/run.json", "a run directory of soundcert")
     out.own = True
-    info = f"{file}/run.json"
     for key, name in _CONTRACT.items():
         if key in run.contract:
             out.put(name, f"contract.{key}", str(run.contract[key]))
@@ -76,7 +75,6 @@ def read_run(path: Path, file: str) -> Builder:
     if run.contract.get("pre_noise"):
         out.put("pre_noise", "contract.pre_noise", ", ".join(run.contract["pre_noise"]))
     take_records(run.records, f"{file}/certificates.jsonl", out, run.summary)
-    out.file = info
     return out
 
 

@@ -136,9 +136,9 @@ _PLAIN = re.compile(r"[+-]?(\d*)\.?(\d*)(?:[eE]([+-]?\d{1,4}))?$")
 
 def _printed(text: str) -> tuple[float, float]:
     """Return a printed radius and one unit of its last digit; NaN where it is no number."""
-    match = _PLAIN.match(text)
+    match = _PLAIN.match(text) if len(text) <= 64 else None
     if not match:
-        other = parse(text) if text else None
+        other = parse(text[:64]) if text else None
         return (other.value, other.step) if other else (math.nan, 0.0)
     try:
         return float(text), float(f"1e{int(match[3] or 0) - len(match[2])}")

@@ -22,7 +22,7 @@ from soundcert.lint.tables import rows_of_texts
 
 MAX_NODES = 100_000
 MAX_DEPTH = 40
-MAX_YAML = 262_144
+MAX_YAML = 131_072
 _RESULTS = ("results", "result", "experiments", "rows", "runs", "tables", "reports", "datasets")
 # Blocks of digests and machines, whose keys are not fields.
 _ASIDE = ("identity", "digest", "digests", "environment", "evidence", "subject", "train", "training")

@@ -72,7 +72,7 @@ def certify_run(
     usable_device(budget.device)
     check_pilots(sampling, len(items))
     check_labels(pipe, items)
-    route = _preflight(pipe, items, sampling.seed)
+    route = _preflight(pipe, items, budget)
     chosen = _engine(budget, route, out)
     engine = computed_by(
         chosen.engine, chosen.precision, chosen.device, pipe.model.runtime if pipe.model else None
@@ -166,7 +166,7 @@ def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:
             )
 
 
-def _preflight(pipe: Pipeline, items: Sequence[Item], seed: int) -> Route | None:
+def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> Route | None:
     """Bind the pipeline to the first usable clip, so that a model that does not fit fails before sampling.
 
     A model that soundcert did not make is also run on it, before a run directory is begun.
@@ -176,12 +176,18 @@ def _preflight(pipe: Pipeline, items: Sequence[Item], seed: int) -> Route | None
             clip = load_clip(item.path, name=item.name)
             route = pipe.route(clip.space)
             v = pipe.object_of(clip).float()
-            if pipe.model is not None and pipe.model.loaded is not None:
-                SmoothedClassifier(pipe, micro_batch=2).base(route, v, seed, clip.digest)
         except ModelError:
             raise
         except SoundcertError:
             continue
+        if pipe.model is not None and pipe.model.loaded is not None:
+            SmoothedClassifier(
+                pipe,
+                micro_batch=2,
+                engine=budget.named_engine,
+                precision=budget.precision,
+                device=budget.device,
+            ).base(route, v, budget.seed, clip.digest)
         return route
     return None
 

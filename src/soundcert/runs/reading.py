@@ -64,7 +64,8 @@ class Run:
     @property
     def total(self) -> int:
         """How many clips the run was given."""
-        return int(self.info.get("clips") or len(self.records))
+        told = self.info.get("clips")
+        return told if isinstance(told, int) and told > 0 else len(self.records)
 
     @property
     def finished(self) -> bool:

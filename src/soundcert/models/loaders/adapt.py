@@ -211,6 +211,8 @@ class Adapter:
                 f"the model {name} returns NaN for every probe: it would vote for no class. Check the units and the "
                 "range of what it is fed"
             )
+        if self.outputs == self.loaded.outputs:
+            return
         kind = looks_like(raw)
         if (
             self.outputs == "probabilities"

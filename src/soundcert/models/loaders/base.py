@@ -109,6 +109,13 @@ def known_loaders() -> dict[str, Loader]:
     return dict(sorted(_REGISTRY.items()))
 
 
+def all_loaders() -> dict[str, Loader]:
+    """Return every loader by name, those of entry points imported."""
+    for point in entry_points(group=ENTRY_POINTS):
+        loader_of(point.name)
+    return known_loaders()
+
+
 def is_loader(name: str) -> bool:
     """Whether a word names a kind of model, registered or by an entry point (which is not imported for it)."""
     return name in _REGISTRY or any(point.name == name for point in entry_points(group=ENTRY_POINTS))

@@ -126,6 +126,7 @@ def load_hf(request: Request) -> Loaded:
         digest=file_digest(folder / "config.json", *weights),
         labels=tuple(str(names[i]) for i in sorted(names)),
         rate=rate if isinstance(rate, int) else None,
+        outputs="logits",
         gradients=True,
         facts={"network": f"{type(model).__name__}, {sum(p.numel() for p in model.parameters())} parameters"},
     )

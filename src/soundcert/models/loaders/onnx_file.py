@@ -43,6 +43,8 @@ def load_onnx(request: Request) -> Loaded:
     except Exception as error:
         raise ModelError(f"{name} is not an ONNX file, or damaged: {first_line(error)}") from error
     beside = _external(graph, path)
+    if hasattr(ort, "disable_telemetry_events"):
+        ort.disable_telemetry_events()  # on by default on Windows
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     settings.log_severity_level = 4

@@ -73,7 +73,7 @@ def _module(request: Request, name: str) -> Any:
         if not any(path.exists() for path in beside):
             raise ConfigError(f"model: no Python module {name!r} is installed, nor lies beside the config")
         demand_trust(request, f"is the file {top} beside the config, and importing it runs its code")
-        sys.path.insert(0, str(folder))
+        sys.path.append(str(folder))
     try:
         return importlib.import_module(name)
     except Exception as error:
