@@ -10,7 +10,7 @@ and its digest, and so that WAV and FLAC of one recording are the same clip. Eve
 A clip that cannot be trusted is refused with one `InputError` line and never repaired: a certificate
 is about the decoded samples, so a silently shortened file would certify another clip than the one
 that its name promises. What libsndfile mends by itself (a WAV that ends before its header says) is
-therefore checked here. Not checked: RF64, W64 and rarer containers; a cut MP3 without a length header.
+therefore checked here. Not checked: rarer containers; a cut MP3 without a length header.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ _UNKNOWN_FRAMES = 2**62
 
 # An MP3 without a length header has an estimated one, off by a frame or two (1152 samples each).
 _MP3_SLACK = 2 * 1152
+
+# The first bytes of a Sony Wave64 file.
+_W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 
 # What a WAV or AU writer that cannot seek back leaves as the size of its data.
 _STREAMED_SIZE = 0xFFFFFFFF
@@ -312,7 +315,7 @@ def _checked_rate(rate: Any, name: str, limits: Limits) -> int:
 
 
 def _check_whole(path: str, size: int, name: str) -> None:
-    """Refuse what libsndfile would shorten without a word: a WAV, AIFF, AU or Ogg file cut short."""
+    """Refuse what libsndfile would shorten without a word: a WAV, AIFF, AU, CAF or Ogg file cut short."""
     with open(path, "rb") as file:
         found = _declared_audio(file)
         if not _ogg_ends(file, size):
@@ -329,30 +332,55 @@ def _check_whole(path: str, size: int, name: str) -> None:
 
 
 def _declared_audio(file: BinaryIO) -> tuple[int, int] | None:
-    """Where the audio of a RIFF/WAVE, AIFF or AU file begins and how many bytes its header gives it.
+    """Where the audio of a WAV, RF64, W64, AIFF, AU or CAF file begins and how many bytes its header gives it.
 
-    `None` for every other format (RF64 and W64 among them), and where no such chunk is found.
+    `None` for every other format, where no such chunk is found, and where the header leaves the length open.
     """
     head = file.read(12)
     if head[:4] == b".snd" and len(head) == 12:
         start, size = struct.unpack(">II", head[4:])
         return start, size
+    if head[:4] == b"caff":
+        file.seek(8)
+        return _find_chunk(file, b"data", ">4sq")
+    if head == _W64_RIFF[:12]:
+        file.seek(40)
+        # A size there counts the header of its chunk, and chunks begin at multiples of 8.
+        return _find_chunk(file, b"data", "<4s12xq", counted=24, align=8)
     wanted, order = {
         (b"RIFF", b"WAVE"): (b"data", "<"),
+        (b"RF64", b"WAVE"): (b"data", "<"),
         (b"RIFX", b"WAVE"): (b"data", ">"),
         (b"FORM", b"AIFF"): (b"SSND", ">"),
         (b"FORM", b"AIFC"): (b"SSND", ">"),
     }.get((head[:4], head[8:]), (b"", ""))
     if not wanted:
         return None
+    wide = None
+    if head[:4] == b"RF64":
+        sizes = _find_chunk(file, b"ds64", "<4sI")
+        wide = struct.unpack("<8xQ", file.read(16)) if sizes and sizes[1] >= 16 else None
+        file.seek(12)
+    found = _find_chunk(file, wanted, order + "4sI", align=2)
+    return (found[0], wide[0]) if found and wide and found[1] == _STREAMED_SIZE else found
+
+
+def _find_chunk(
+    file: BinaryIO, wanted: bytes, header: str, *, counted: int = 0, align: int = 1
+) -> tuple[int, int] | None:
+    """Where the chunk of that name holds its bytes, and how many; the file is left there."""
+    length = struct.calcsize(header)
     for _ in range(10_000):  # no honest file has as many chunks
-        chunk = file.read(8)
-        if len(chunk) < 8:
+        chunk = file.read(length)
+        if len(chunk) < length:
             return None
-        (size,) = struct.unpack(order + "I", chunk[4:])
-        if chunk[:4] == wanted:
+        name, size = struct.unpack(header, chunk)
+        size -= counted
+        if size < 0:
+            return None
+        if name == wanted:
             return file.tell(), size
-        file.seek(size + size % 2, os.SEEK_CUR)
+        file.seek(size + -size % align, os.SEEK_CUR)
     return None
 
 

@@ -137,6 +137,25 @@ def test_lossless_forms_hold_the_same_recording(tmp_path, name, kind, bits, chan
         assert clip.digest == whole.digest
 
 
+@pytest.mark.parametrize("cut", [1, 2, 400, 3000])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.caf", {"subtype": "PCM_16"}),
+        ("a.w64", {"subtype": "PCM_16"}),
+        ("a.wav", {"format": "RF64", "subtype": "PCM_24"}),
+        ("a.wav", {"format": "WAV", "subtype": "FLOAT", "endian": "BIG"}),
+    ],
+)
+def test_rarer_forms_cut_short_are_refused_too(tmp_path, name, kind, cut):
+    path = tmp_path / name
+    soundfile.write(path, np.random.default_rng(0).normal(size=(3000, 3)) / 10, 16_000, **kind)
+    assert load_clip(path).frames == 3000
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(InputError, match="truncated"):
+        load_clip(path)
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "rates"),
     [
