@@ -74,6 +74,11 @@ def read_run(path: Path, file: str) -> Builder:
         out.put("split", "data.root", "all clips of the folder or manifest")
     if run.contract.get("pre_noise"):
         out.put("pre_noise", "contract.pre_noise", ", ".join(run.contract["pre_noise"]))
+    for entry in run.config.get("pipeline") or ():
+        for name, fields in entry.items() if isinstance(entry, dict) else ():
+            # These refuse any other rate, so that their own is the clip's.
+            if name in ("log_mel", "mfcc") and isinstance(fields, dict) and not out.knows("rate"):
+                out.put("rate", f"pipeline.{name}.rate", f"{fields.get('rate', 16_000)} Hz")
     take_records(run.records, f"{file}/certificates.jsonl", out, run.summary)
     return out
 
