@@ -260,13 +260,20 @@ class _Trainer:
             partner = torch.from_numpy(rng.permutation(len(rows)))
             share = float(rng.beta(settings.mix, settings.mix)) if settings.mix else 1.0
             batch = share * batch + (1 - share) * batch[partner]
+            if settings.draws > 1:  # copy after copy: rows i, i + clips, i + 2·clips, … are of one clip
+                batch = batch.repeat(settings.draws, *[1] * (batch.dim() - 1))
             batch = batch + level * stream.fill_(torch.empty_like(batch))
             self.optimiser.zero_grad()
             seen = self._seen(batch)
             if settings.mask:
                 seen = _masked(seen, settings.mask, rng)
-            logits = self.net(seen)
-            loss = share * self.loss(logits, targets) + (1 - share) * self.loss(logits, targets[partner])
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+                logits = self.net(seen)
+            logits = logits.float()
+            first, second = (t.repeat(settings.draws) for t in (targets, targets[partner]))
+            loss = share * self.loss(logits, first) + (1 - share) * self.loss(logits, second)
+            if settings.consistency:
+                loss = loss + settings.consistency * disagreement(logits, settings.draws)
             loss.backward()
             self.optimiser.step()
             self.schedule.step()
@@ -331,6 +338,17 @@ class _Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         return int(state["epoch"]), float(state["best"]), int(state["best_epoch"])
+
+
+def disagreement(logits: Tensor, draws: int) -> Tensor:
+    """Return the mean over clips and copies of KL(mean of the copies' probabilities ‖ a copy's own), a scalar.
+
+    logits: `(draws · clips, classes)`, copy after copy. The consistency regulariser of Jeong and Shin 2020
+    (arXiv 2006.04062), without its entropy term.
+    """
+    logs = logits.log_softmax(1).view(draws, -1, logits.shape[1])
+    middle = logs.exp().mean(0)
+    return (middle * (middle.clamp_min(1e-12).log() - logs)).sum(2).mean()
 
 
 def _masked(batch: Tensor, share: float, rng: np.random.Generator) -> Tensor:
