@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from soundcert.audio import load_clip
 from soundcert.config import Config, TrainConfig
-from soundcert.data import DataConfig, Item, load_items
+from soundcert.data import DataConfig, Item, load_items, without_roots
 from soundcert.errors import ConfigError, InputError
 from soundcert.models import save_weights
 from soundcert.pipeline import Pipeline
@@ -137,7 +137,7 @@ def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[l
 
 def _identity(config: Config, labels: Sequence[str], *lists: Sequence[Item]) -> str:
     """Digest of everything that a resumed training must share with its beginning."""
-    settings = config.model_dump(mode="json", include={"data", "pipeline", "train"})
+    settings = without_roots(config.model_dump(mode="json", include={"data", "pipeline", "train"}))
     clips = [[[item.name, item.label] for item in items] for items in lists]
     text = json.dumps([settings, list(labels), clips], sort_keys=True)
     return blake2b(text.encode(), digest_size=16).hexdigest()

@@ -6,7 +6,7 @@ recorded there, so that one bad file does not stop a run. `soundcert.data.archiv
 
 from __future__ import annotations
 
-from .config import DataConfig
+from .config import DataConfig, without_roots
 from .items import Item
 from .manifest import LIST_SUFFIXES
 from .sources import SourceInfo, known_sources, load_items
@@ -18,4 +18,5 @@ __all__ = [
     "SourceInfo",
     "known_sources",
     "load_items",
+    "without_roots",
 ]

@@ -24,8 +24,10 @@ from soundcert.study.config import Block, Scalar, StudyConfig, StudyData
 _BLANK = re.compile(r"\$([a-z_]+)")
 #: Level of the estimates on validation clips: as often too large as too small.
 ESTIMATE_ALPHA = 0.5
-# A radius that is to reach an SNR in the file: float32 fronts and rounding inward take some of it away.
-_SLACK = 1 + 1e-4
+# What transport takes off a radius for the object's rounding to float32 (`transport.rounding_allowance`), and a
+# little for rounding inward on the way.
+_ROUNDING = 2.0**-24
+_INWARD = 1 + 1e-6
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def fits_of(study: StudyConfig, cell: Cell, base: Path, out: Path) -> list[Fit]:
     data, model = study.data[cell.data], study.models[cell.model]
     recipe = {**data.train, **model.train}
     fits = []
-    for split in splits_of(data, base):
+    for split in splits_of(data, base, cell.block):
         folder = out / "cells" / cell.name / split.name
         stages = [
             *fill(study.pipelines[cell.pipeline], {**data.values, **cell.values}, cell),
@@ -150,32 +152,39 @@ def fits_of(study: StudyConfig, cell: Cell, base: Path, out: Path) -> list[Fit]:
     return fits
 
 
-def splits_of(data: StudyData, base: Path) -> Iterator[Split]:
+def splits_of(data: StudyData, base: Path, block: Block) -> Iterator[Split]:
     """Yield who trains, validates and tests. Of the folds, the one after the tested one validates."""
     clips = _based(data.clips, base)
+    limit = block.testing_limit or data.testing_limit
 
-    def part(limit: int | None = None, **chosen: Any) -> DataConfig:
-        return clips.model_copy(update={**chosen, "limit": limit})
+    def part(most: int | None = None, **chosen: Any) -> DataConfig:
+        return clips.model_copy(update={**chosen, "limit": most})
 
     if not data.folds:
         yield Split(
             "",
-            part(split="training"),
+            part(clips.limit, split="training"),
             part(data.validation_limit, split="validation"),
-            part(data.testing_limit, split="testing"),
+            part(limit, split="testing"),
         )
         return
     folds = data.folds
+    if unknown := set(block.folds) - set(folds):
+        raise ConfigError(
+            f"study: block {block.name!r} names the folds {sorted(unknown)}, which {data.title} has not"
+        )
     for i, fold in enumerate(folds):
+        if block.folds and fold not in block.folds:
+            continue
         validating = folds[(i + 1) % len(folds)]
         rest = tuple(f for f in folds if f not in (fold, validating))
         if not rest:
             raise ConfigError(f"study: nested folds need at least three, got {len(folds)}")
         yield Split(
             f"fold-{fold}",
-            part(folds=rest),
+            part(clips.limit, folds=rest),
             part(data.validation_limit, folds=(validating,)),
-            part(data.testing_limit, folds=(fold,)),
+            part(limit, folds=(fold,)),
         )
 
 
@@ -200,9 +209,10 @@ def target_radius(snr_db: float, norm: float) -> float:
     """Return the radius of an object RMS-normalised to ‖v‖ = norm that reaches an SNR in the file.
 
     The attacker moves the file by ‖x‖·10^(−SNR/20); RMS normalisation, c = norm, carries R to
-    ‖x‖·sin(2·arcsin(R/(2c))), so R = 2c·sin(½·arcsin(10^(−SNR/20))).
+    ‖x‖·sin(2·arcsin(R/(2c))), so R = 2c·sin(½·arcsin(10^(−SNR/20))), and a little more for rounding.
     """
-    return 2 * norm * math.sin(math.asin(10 ** (-snr_db / 20)) / 2) * _SLACK
+    radius = 2 * norm * math.sin(math.asin(10 ** (-snr_db / 20)) / 2)
+    return (radius + _ROUNDING * (2 * norm + radius)) * _INWARD
 
 
 def _deciding(

@@ -88,6 +88,7 @@ def chosen_folders(study: StudyConfig, cells: Iterable[Cell], out: Path) -> set[
 
 
 def split_names(study: StudyConfig, data: str) -> list[str]:
+    """Return the names of a data set's splits, as `cells.splits_of` gives them."""
     return [f"fold-{fold}" for fold in study.data[data].folds] or [""]
 
 

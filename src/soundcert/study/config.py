@@ -27,7 +27,9 @@ class StudyData(_Part):
     """A data set: what trains, what chooses and what tests."""
 
     title: str = Field(description="the data set's name in tables")
-    clips: DataConfig = Field(description="where the clips are: source and root")
+    clips: DataConfig = Field(
+        description="where the clips are: source and root; a limit is one of training clips"
+    )
     folds: tuple[int, ...] = Field(
         (),
         description="folds to test on in turn: the fold after each validates and the others train; "
@@ -71,6 +73,8 @@ class Block(_Part):
     pipeline: tuple[str, ...] = Field(min_length=1, description="pipelines")
     model: tuple[str, ...] = Field(min_length=1, description="models")
     vary: dict[str, tuple[Scalar, ...]] = Field({}, description="values for the pipelines' blanks, by name")
+    folds: tuple[int, ...] = Field((), description="test only these of the data set's folds")
+    testing_limit: int | None = Field(None, ge=1, description="at most so many testing clips (of each fold)")
     certify: dict[str, Any] = Field({}, description="fields of `certify` that differ from the study's")
     decide: Reach | None = Field(None, description="radii to decide; without it every clip gets n draws")
     choose: int | None = Field(

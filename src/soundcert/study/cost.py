@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from soundcert.audio import load_clip
 from soundcert.config import CertifyConfig
 from soundcert.data import load_items
-from soundcert.errors import InputError
+from soundcert.errors import ConfigError, InputError
 from soundcert.pipeline import Pipeline
 from soundcert.policies import rules
 from soundcert.stages import Model
@@ -55,8 +55,9 @@ def plan(study: StudyConfig, base: Path, out: Path, only: Sequence[str] = ()) ->
     """Return what each cell still costs. Cells of one shape and network are measured once."""
     known: dict[str, tuple[float, float]] = {}
     costs = []
-    for cell in chosen_cells(study, only):
-        fits = fits_of(study, cell, base, out)
+    # All cells are read before the first is measured: a mistake in the last costs no time.
+    everything = [(cell, fits_of(study, cell, base, out)) for cell in chosen_cells(study, only)]
+    for cell, fits in everything:
         untrained = [f for f in fits if not (f.folder / "train.json").exists()]
         untested = [f for f in fits if not finished(f)]
         clips = tests = validating = 0
@@ -144,6 +145,13 @@ def measure(fit: Fit) -> tuple[float, float]:
             loss.backward()  # type: ignore[no-untyped-call]
 
         net.train()
+        try:
+            step()
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"study: the network of {fit.cell.model!r} cannot take what {fit.cell.pipeline!r} gives it, "
+                f"{tuple(v.shape)}: {str(error).splitlines()[0]}"
+            ) from None
         training = _timed(step)
         net.eval()
         with torch.inference_mode():
@@ -156,7 +164,7 @@ def measure(fit: Fit) -> tuple[float, float]:
 def _timed(work: Callable[[], object]) -> float:
     work()
     started, times = time.process_time(), 0
-    while times < 3 or time.process_time() - started < 0.3:
+    while times < 3 or time.process_time() - started < 0.1:
         work()
         times += 1
     return (time.process_time() - started) / times

@@ -21,7 +21,7 @@ import yaml
 from soundcert.audio import load_clip
 from soundcert.classifier import votes
 from soundcert.config import Config
-from soundcert.data import load_items
+from soundcert.data import load_items, without_roots
 from soundcert.errors import ConfigError, InputError
 from soundcert.pipeline import Pipeline
 from soundcert.runs import certify_run
@@ -134,7 +134,7 @@ def _prepare(fit: Fit) -> None:
     if file.exists():
         before = yaml.safe_load(file.read_text(encoding="utf-8"))
         for part in ("pipeline", "train"):
-            if before.get(part) != values.get(part):
+            if without_roots(before.get(part)) != without_roots(values.get(part)):
                 raise ConfigError(
                     f"{fit.folder} was made with another {part}: remove it, or choose another --out"
                 )
