@@ -151,6 +151,10 @@ class TrainConfig(_Numbers):
         0.0, ge=0, lt=1, description="widest stripe of bands and of frames blanked (SpecAugment), as a share"
     )
     speed: float = Field(0.0, ge=0, lt=0.5, description="largest random change of speed, as a share")
+    store: Literal["fp32", "fp16"] = Field(
+        "fp32",
+        description="how matrices and filters are kept in the weight file; what is certified is what was kept",
+    )
     warm_up: int = Field(0, ge=0, description="epochs over which the noise grows to σ (a curriculum)")
     draws: int = Field(1, ge=1, le=16, description="noisy copies of each clip in a step")
     consistency: float = Field(

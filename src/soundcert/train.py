@@ -311,8 +311,9 @@ class _Trainer:
             "validation_clips": len(self.valid_set.objects),
         }
         save_weights(
-            path, self.net, network=model.network, labels=self.labels, options=model.options, meta=meta
-        )
+            path, self.net, network=model.network, labels=self.labels, options=model.options, meta=meta,
+            half=self.settings.store == "fp16",
+        )  # fmt: skip
 
     def _checkpoint(self, epoch: int, best: float, best_epoch: int) -> None:
         state = {

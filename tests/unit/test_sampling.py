@@ -385,7 +385,7 @@ def images(seed: int = 0, *shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["ds_cnn", "event_cnn"])
+@pytest.mark.parametrize("name", ["ds_cnn", "event_cnn", "res_cnn"])
 def test_the_folded_network_equals_the_original(name, seed):
     torch.manual_seed(seed)
     network = random_statistics(build_network(name, 5, {"width": 8}), seed)
