@@ -62,7 +62,7 @@ def markdown(results: Results, pictures: list[str], command: str) -> str:
         lines += [line for t in target for line in _markdown_table(t)]
     figures = [t for t in found if t.name.endswith(("-figures", "-radii"))]
     if figures:
-        lines += ["", "## Every cell, with a fixed number of draws"]
+        lines += ["", "## Cells one by one"]
         lines += [line for t in figures for line in _markdown_table(t)]
     rows = published(results)
     if rows:
