@@ -282,6 +282,16 @@ def test_another_recipe_in_the_same_folder_is_refused(
     assert "another train" in capsys.readouterr().err
 
 
+def test_a_finished_run_is_not_taken_for_one_with_other_settings(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    file = save(home, study_values(certify={"n0": 10, "n": 300, "alpha": 0.01}))
+    assert command_line(["study", str(file), "--out", str(home / "out")]) == 2
+    assert "another certify" in capsys.readouterr().err
+
+
 # --- the pieces ------------------------------------------------------------------------------------
 
 

@@ -138,6 +138,10 @@ def _prepare(fit: Fit) -> None:
                 raise ConfigError(
                     f"{fit.folder} was made with another {part}: remove it, or choose another --out"
                 )
+    # What is finished is kept unread later on: settings that changed must be seen here.
+    _same_settings(fit.testing(), fit.folder / "run")
+    if fit.cell.block.choose is not None:
+        _same_settings(fit.choosing(), fit.folder / "validation")
     fit.folder.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -152,6 +156,19 @@ def _run(config: Config, out: Path, base: Path) -> bool:
         config, load_items(config.data, base), out, base=base, resume=begun, executor=LocalExecutor(workers=1)
     )
     return True
+
+
+def _same_settings(config: Config, out: Path) -> None:
+    """Raise ConfigError where a run was made with other settings or of other clips than the study now asks for."""
+    if not (out / "run.json").exists():
+        return
+    before = read_json(out / "run.json").get("config", {})
+    values = config.model_dump(mode="json", exclude_none=True)
+    for part in ("certify", "data"):
+        if without_roots(before.get(part)) != without_roots(values[part]):
+            raise ConfigError(
+                f"{out} was made with another {part}: remove it to make it anew, or choose another --out"
+            )
 
 
 def _logged_seconds(training: Path) -> float:
