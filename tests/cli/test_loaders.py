@@ -459,7 +459,7 @@ BAD = {
     "probabilities in ONNX": ("{onnx: soft.onnx}", "write `outputs: probabilities`"),
     "no probabilities": ("{onnx: free.onnx, outputs: probabilities}", "does not return probabilities"),
     "sigmoids": ("{trust: true, python: 'mymodel:sigmoids'}", "write `outputs: scores`"),
-    "one sigmoid": ("{trust: true, python: 'mymodel:one'}", "one probability: write `outputs: probabilities`, with two `labels`"),
+    "one sigmoid": ("{trust: true, python: 'mymodel:one'}", "write `outputs: probabilities`, with two `labels`"),
     "NaN": ("{trust: true, python: 'mymodel:nan'}", "returns NaN for every probe"),
     "dropout left on": ("{trust: true, python: 'mymodel:dropout'}", "changes when the same batch is run twice"),
     "batch statistics": ("{trust: true, python: 'mymodel:batch_statistics'}", "answer for a row changes"),

@@ -28,6 +28,7 @@ app = App(
     help="Certify audio classifiers against adversarial perturbations, and say what each certificate covers.",
     help_format="markdown",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # it would end with 130 whatever the signal, and say nothing
 )
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout.")]

@@ -32,6 +32,7 @@ def demo(
     from soundcert.report.demo import demo_view
     from soundcert.report.terminal import print_view
 
+    out.mkdir(parents=True, exist_ok=True)  # now, and not after the work
     with bar("certifying") as tick:
         result = run_demo(n=n, seed=seed, progress=tick)
     page = write_page(result, out)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def certify_run(
     usable_device(budget.device)
     check_pilots(sampling, len(items))
     check_labels(pipe, items)
-    route = _preflight(pipe, items, budget, watchdog)
+    route = within(watchdog, lambda: _preflight(pipe, items, budget))
     chosen = _engine(budget, route, out)
     engine = computed_by(
         chosen.engine, chosen.precision, chosen.device, pipe.model.runtime if pipe.model else None
@@ -171,9 +170,7 @@ def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:
             )
 
 
-def _preflight(
-    pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig, watchdog: float | None
-) -> Route | None:
+def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> Route | None:
     """Bind the pipeline to the first usable clip, so that a model that does not fit fails before sampling.
 
     A model that soundcert did not make is also run on it, before a run directory is begun.
@@ -188,15 +185,13 @@ def _preflight(
         except SoundcertError:
             continue
         if pipe.model is not None and pipe.model.loaded is not None:
-            probe = SmoothedClassifier(
+            SmoothedClassifier(
                 pipe,
                 micro_batch=2,
                 engine=budget.named_engine,
                 precision=budget.precision,
                 device=budget.device,
-            )
-            # Bound now: the names are those of a loop.
-            within(watchdog, partial(probe.base, route, v, budget.seed, clip.digest))
+            ).base(route, v, budget.seed, clip.digest)
         return route
     return None
 
