@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from soundcert.cli.ending import leave, stopped, stopping_on_signals
+from soundcert.cli.ending import check_stopped, leave, stopped, stopping_on_signals
 from soundcert.errors import ConfigError, InputError, SoundcertError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def bar(what: str) -> Iterator[Tick]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda _done, _total, _name: None
+        yield lambda _done, _total, _name: check_stopped()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -118,6 +118,7 @@ def bar(what: str) -> Iterator[Tick]:
         task = progress.add_task(what, total=None, clip="", speed="")
 
         def tick(done: int, total: int, name: str) -> None:
+            check_stopped()
             speed = progress.tasks[0].speed
             rate = f"{speed:.2f} clips/s" if speed else ""
             progress.update(task, completed=done, total=total, clip=name[-40:], speed=rate)

@@ -18,6 +18,11 @@ from typing import Any
 _NAMED = {"SIGINT": "interrupted", "SIGTERM": "ended by SIGTERM", "SIGHUP": "ended by SIGHUP"}
 
 
+_AGAIN = 0.01  # seconds
+#: The signal that has asked the call to end, if one has.
+_asked: list[int] = []
+
+
 class Stopped(KeyboardInterrupt):
     """A signal that asks the program to end."""
 
@@ -27,26 +32,51 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Raise Stopped in the main thread for SIGINT, SIGTERM and SIGHUP, once; signals that are ignored stay so."""
+    """Raise Stopped in the main thread for SIGINT, SIGTERM and SIGHUP, once; signals that are ignored stay so.
+
+    Python raises it wherever the main thread happens to be. Where that is a destructor, or code of an extension
+    that cannot raise, it would be printed and lost; it is then raised again a moment later.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before: dict[int, Any] = {}
+    unraisable = sys.unraisablehook
 
     def stop(number: int, _: FrameType | None) -> None:
-        for other in before:
+            for other in before:
             signal.signal(other, signal.SIG_DFL)
+        _asked.append(number)
         raise Stopped(number)
+
+    def again(_: int, __: FrameType | None) -> None:
+        check_stopped()
+
+    def lost(what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, Stopped):
+            unraisable(what)
+        elif hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, again)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
 
     for name in _NAMED:
         number = getattr(signal, name, None)  # SIGHUP is not everywhere
         if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
             before[number] = signal.signal(number, stop)
+    sys.unraisablehook = lost
     try:
         yield
     finally:
+        _asked.clear()
+        sys.unraisablehook = unraisable
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def check_stopped() -> None:
+    """Raise Stopped if a signal has asked to end, and something on the way has swallowed the exception."""
+    if _asked:
+        raise Stopped(_asked[0])
 
 
 def stopped(stop: KeyboardInterrupt, advice: str = "") -> int:

@@ -240,16 +240,9 @@ class _RayWorkers:
                 result = ray.get(answer)
             except ray.exceptions.RayError as error:
                 _refuse_broken_node(ray, error)
-                # The actor died, or its node: its clips go to another.
-                self._drop(actor)
-                lost += 1
-                if given:
-                    given.lost += 1
-                    chunks.appendleft(given)
-                self._check_patience(lost, given, error)
-                continue
-            if isinstance(result, StalledError):
-                # It may hang in this process alone: its clips go to another.
+                result = error
+            if isinstance(result, ray.exceptions.RayError | StalledError):
+                # The actor died, or its node, or hangs in a pass: its clips go to another.
                 self._drop(actor)
                 lost += 1
                 if given:
