@@ -44,7 +44,7 @@ def stopping_on_signals() -> Iterator[None]:
     unraisable = sys.unraisablehook
 
     def stop(number: int, _: FrameType | None) -> None:
-            for other in before:
+        for other in before:
             signal.signal(other, signal.SIG_DFL)
         _asked.append(number)
         raise Stopped(number)
