@@ -30,8 +30,10 @@ from soundcert.models.weights import state_digest
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot, Sampled, check_policy, known, pilot_plan, plan_of, share_out
 from soundcert.randomness import NoiseKey, fresh_seed
-from soundcert.sampling import Job, Plan, Task, count_votes, run_tasks
+from soundcert.sampling import WATCHDOG, Job, Plan, Task, count_votes, run_tasks
 from soundcert.stages import Model
+
+CHANGED = "expected the recording that its pilot was drawn on, got another: it has changed meanwhile"
 
 
 class SmoothedClassifier:
@@ -46,8 +48,10 @@ class SmoothedClassifier:
         engine: EngineName = "torch",
         precision: Precision = "fp32",
         device: str = "cpu",
+        watchdog: float | None = WATCHDOG,
     ) -> None:
         self.pipe = pipe
+        self._watchdog = watchdog
         self._device = device
         self._micro_batch = micro_batch
         self._workers = workers
@@ -123,7 +127,7 @@ class SmoothedClassifier:
                     base, v.to(base.device), sampling.seed, clip.digest, pilot_plan(base.classes, sampling.n0)
                 )
 
-        for pilot in run_tasks(tasks(), workers=self._workers):
+        for pilot in run_tasks(tasks(), workers=self._workers, watchdog=self._watchdog):
             yield digests.popleft(), pilot
 
     def certify_stream(
@@ -144,13 +148,18 @@ class SmoothedClassifier:
         def tasks() -> Iterator[Task[Sampled]]:
             for clip, trace, v, base in self._prepared(clips, sampling.seed, failed):
                 route = self.pipe.route(clip.space)
+                if shares is not None and clip.digest not in shares:
+                    if failed is None:
+                        raise InputError(f"{clip.name!r}: {CHANGED}")
+                    failed[clip.name] = f"{clip.name!r}: {CHANGED}"
+                    continue
                 waiting.append((clip, route, trace, base))
                 plan = sampling.plan(
                     base.classes, float(route.noise.sigma), None if shares is None else shares[clip.digest]
                 )
                 yield Task(base, v.to(base.device), sampling.seed, clip.digest, plan)
 
-        for sampled in run_tasks(tasks(), workers=self._workers):
+        for sampled in run_tasks(tasks(), workers=self._workers, watchdog=self._watchdog):
             yield _conclude(*waiting.popleft(), sampled, sampling)
 
     def _prepared(

@@ -255,6 +255,7 @@ RANDOM = {
 @pytest.mark.parametrize("micro_batch", [2, 7, 16, 33])
 @pytest.mark.parametrize("name", [*DEPENDENT, *RANDOM])
 def test_a_row_that_depends_on_the_batch_or_on_chance_is_refused(name, micro_batch):
+    torch.manual_seed(0)  # a little dropout may drop nothing of so few values
     base = base_of(Function((DEPENDENT | RANDOM)[name]), micro_batch)
     with pytest.raises(ModelError, match="answer for a row changes"):
         base.check_rows(point(), key())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -21,14 +20,14 @@ from soundcert.classifier import Fastest, computed_by, default_batch, fastest, u
 from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
 from soundcert.data import Item
-from soundcert.errors import ConfigError, ModelError, SoundcertError, did_you_mean
+from soundcert.errors import ConfigError, ModelError, ResourceError, RunError, SoundcertError, did_you_mean
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot
-from soundcert.runs.directory import RUN, RunDirectory, read_json, write_json
+from soundcert.runs.directory import RUN, RunDirectory, encode_json, read_json, write_json
 from soundcert.runs.executors import Executor, LocalExecutor, Workers
 from soundcert.runs.summary import summarise
 from soundcert.runs.work import Share, Work
-from soundcert.sampling import cpu_count
+from soundcert.sampling import WATCHDOG, cpu_count, within
 from soundcert.transport import check_space
 
 SHARES = "shares.json"
@@ -56,13 +55,15 @@ def certify_run(
     executor: Executor | None = None,
     progress: Callable[[Progress], None] | None = None,
     trust: bool = False,
+    watchdog: float | None = WATCHDOG,
 ) -> dict[str, Any]:
     """Certify every clip of the list and return the run's summary.
 
     A clip that cannot be used is recorded with its reason and the run goes on. Everything that makes
     the whole run impossible (config, model, labels, budget) is raised before the first draw.
     executor: where the passes run; by default on all cores of this machine. trust: models that say
-    `trust: true` may run the code that their files bring.
+    `trust: true` may run the code that their files bring. watchdog: seconds in which no forward pass is
+    finished and no clip read, after which the run ends with RunError; None waits for ever.
     """
     executor = executor or LocalExecutor()
     budget = config.certify
@@ -72,7 +73,7 @@ def certify_run(
     usable_device(budget.device)
     check_pilots(sampling, len(items))
     check_labels(pipe, items)
-    route = _preflight(pipe, items, budget)
+    route = within(watchdog, lambda: _preflight(pipe, items, budget))
     chosen = _engine(budget, route, out)
     engine = computed_by(
         chosen.engine, chosen.precision, chosen.device, pipe.model.runtime if pipe.model else None
@@ -114,16 +115,19 @@ def certify_run(
         "environment": environment(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    work = Work(config, base, chosen, tuple(report_in), trust)
-    with RunDirectory(out, identity, info, resume=resume) as run, executor.start(work) as workers:
-        shares = _shares(workers, run, items, sampling)
-        todo = [item for item in items if item.name not in run.done]
-        for record in workers.certify(todo, shares):
-            run.append(record)
-            if progress:
-                progress(Progress(len(run.done), len(items), record))
-        summary = summarise(run.done.values())
-        write_json(out / "report.json", {"format": 1, "contract": info["contract"], "summary": summary})
+    work = Work(config, base, chosen, tuple(report_in), trust, watchdog)
+    try:
+        with RunDirectory(out, identity, info, resume=resume) as run, executor.start(work) as workers:
+            shares = _shares(workers, run, items, sampling)
+            todo = [item for item in items if item.name not in run.done]
+            for record in workers.certify(todo, shares):
+                run.append(record)
+                if progress:
+                    progress(Progress(len(run.done), len(items), record))
+            summary = summarise(run.done.values())
+            write_json(out / "report.json", {"format": 1, "contract": info["contract"], "summary": summary})
+    except ResourceError as error:
+        raise RunError(f"{error}; what was recorded is kept, go on with --resume") from error
     return summary
 
 
@@ -215,6 +219,4 @@ def _version() -> str:
 
 
 def _digest(values: object) -> str:
-    return blake2b(
-        json.dumps(values, sort_keys=True, ensure_ascii=False).encode(), digest_size=16
-    ).hexdigest()
+    return blake2b(encode_json(values), digest_size=16).hexdigest()

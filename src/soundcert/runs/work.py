@@ -17,6 +17,7 @@ from soundcert.data import Item
 from soundcert.errors import ConfigError, InputError, ModelError, SoundcertError
 from soundcert.pipeline import Pipeline
 from soundcert.policies import Pilot
+from soundcert.sampling import WATCHDOG
 
 #: A clip's pilot, and the fresh draws that a budget gives it.
 Share = tuple[Pilot, int]
@@ -31,6 +32,7 @@ class Work:
     engine: Fastest
     report_in: tuple[str, ...] = ()
     trust: bool = False
+    watchdog: float | None = WATCHDOG
 
 
 class Worker:
@@ -46,6 +48,7 @@ class Worker:
             engine=work.engine.engine,
             precision=work.engine.precision,
             device=work.engine.device,
+            watchdog=work.watchdog,
         )
 
     def certify(self, items: Sequence[Item], shares: Mapping[str, Share] | None) -> Iterator[dict[str, Any]]:
