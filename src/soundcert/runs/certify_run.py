@@ -175,7 +175,7 @@ def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> 
         try:
             clip = load_clip(item.path, name=item.name)
             route = pipe.route(clip.space)
-            v = pipe.object_of(clip).float()
+            v = route.noise.held(pipe.object_of(clip))
         except ModelError:
             raise
         except SoundcertError:
