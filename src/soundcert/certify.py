@@ -152,7 +152,7 @@ class SmoothedClassifier:
                 yield Task(base, v.to(base.device), sampling.seed, clip.digest, plan)
 
         for sampled in run_tasks(tasks(), workers=self._workers):
-            yield _conclude(*waiting.popleft(), sampled, sampling)
+            yield conclude(*waiting.popleft(), sampled, sampling)
 
     def _prepared(
         self, clips: Iterable[Clip], seed: int, failed: dict[str, str] | None
@@ -340,7 +340,7 @@ def level_of(alpha: float, aside: float) -> float:
     return math.nextafter(alpha - aside, 0.0) if aside else alpha
 
 
-def _conclude(
+def conclude(
     clip: Clip,
     route: Route,
     trace: list[Tensor],
@@ -368,13 +368,13 @@ def _conclude(
         policy=sampling.policy_name,
         set_aside=aside or None,
         _origin=Origin(route, trace, clip.exact, clip.pcm_step),
-        **_bounds_of(sampled, sampling.at(route), float(route.noise.sigma)),
+        **bounds_of(sampled, sampling.at(route), float(route.noise.sigma)),
     )
     return replace(certificate, contract=fill_contract(certificate, route, trace, clip.digest, sampling.seed))
 
 
-def _bounds_of(sampled: Sampled, sampling: Sampling, sigma: float) -> dict[str, Any]:
-    """Return status, radius and the bounds behind it."""
+def bounds_of(sampled: Sampled, sampling: Sampling, sigma: float) -> dict[str, Any]:
+    """Return status, radius and the bounds behind it, as fields of a `Certificate`. sampling: at its level."""
     count, n, alpha = int(sampled.counts[sampled.top]), sampled.n, sampling.alpha
     # The largest count of *all* other classes in the fresh sample, whichever was second in the selection.
     other = int(np.delete(sampled.counts, sampled.top).max(initial=0))

@@ -81,26 +81,7 @@ def certify_run(
     if route:
         for name in report_in:
             check_space(route, name)
-    assert pipe.model is not None
-    # The weights count by their digest and not by where they lie.
-    stages = [
-        [name, {k: v for k, v in fields.items() if k not in PLACES}]
-        for s in pipe.to_specs()
-        for name, fields in s.items()
-    ]
-    identity = {
-        "config": _digest(
-            {
-                "pipeline": stages,
-                "labels": list(pipe.labels or ()),
-                "certify": sampling.to_dict(),
-                "report_in": list(report_in),
-                "engine": engine,
-            }
-        ),
-        "model": pipe.model.digest or "a callable without digest",
-        "data": _digest([[item.name, item.label] for item in items]),
-    }
+    identity = identity_of(pipe, items, sampling, report_in, engine)
     info = {
         "soundcert": _version(),
         "config": config.model_dump(mode="json", exclude_none=True),
@@ -111,6 +92,7 @@ def certify_run(
         "clips": len(items),
         "labels": list(pipe.labels or ()),
         "engine": dataclasses.asdict(chosen),
+        "report_in": list(report_in),
         "environment": environment(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -125,6 +107,32 @@ def certify_run(
         summary = summarise(run.done.values())
         write_json(out / "report.json", {"format": 1, "contract": info["contract"], "summary": summary})
     return summary
+
+
+def identity_of(
+    pipe: Pipeline, items: Sequence[Item], sampling: Sampling, report_in: Sequence[str], engine: str
+) -> dict[str, str]:
+    """Return the digests of config, model and data list: what a resumed run shares with its beginning."""
+    # The weights count by their digest and not by where they lie.
+    stages = [
+        [name, {k: v for k, v in fields.items() if k not in PLACES}]
+        for s in pipe.to_specs()
+        for name, fields in s.items()
+    ]
+    assert pipe.model is not None
+    return {
+        "config": _digest(
+            {
+                "pipeline": stages,
+                "labels": list(pipe.labels or ()),
+                "certify": sampling.to_dict(),
+                "report_in": list(report_in),
+                "engine": engine,
+            }
+        ),
+        "model": pipe.model.digest or "a callable without digest",
+        "data": _digest([[item.name, item.label] for item in items]),
+    }
 
 
 def _shares(
