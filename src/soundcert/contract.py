@@ -49,6 +49,7 @@ class Contract:
     norm_ratio_db: float | None = None
     displacement: float | None = None
     sensitivity: float | None = None
+    lattice_step: float | None = None
 
     @property
     def about_waveform(self) -> bool:
@@ -69,11 +70,19 @@ class Contract:
     def covers(self) -> str:
         """Return what a certificate covers, in plain words."""
         steps = f" ({'; '.join(self.pre_noise_words)})" if self.pre_noise_words else ""
+        step = f"{self.lattice_step:g}" if self.lattice_step else ""
+        where = f" on the lattice of whole steps of {step}" if step else ""
         text = (
-            f"The certified object is the {self.certified_object}{steps}: {self.dimension} values. "
-            f"Any change of it with an ℓ2 norm strictly below the radius leaves the smoothed label as it is. "
+            f"The certified object is the {self.certified_object}{steps}: {self.dimension} values{where}. "
+            f"Any change of it{where and ' from lattice point to lattice point'} with an ℓ2 norm strictly below the "
+            f"radius leaves the smoothed label as it is. "
             f"The noise has σ = {self.sigma:g} in the object's own unit ({self.unit})."
         )
+        if step:
+            text += (
+                " Noise and object are whole steps and are added as integers, so that rounding in floating point takes "
+                "nothing from the radius; every input reaches the lattice by the last step before the noise."
+            )
         if self.post_noise:
             text += (
                 f" After the noise the object is changed ({'; '.join(self.post_noise_words)}); that belongs to "
@@ -106,6 +115,15 @@ class Contract:
             out.append(
                 "The radius is not a distance between the signals that the model hears after these changes."
             )
+        if self.lattice_step is None:
+            out.append(
+                "Nothing about what rounding in floating point does to Gaussian noise: the proof is about real numbers "
+                "(`lattice_noise` closes that gap)."
+            )
+        out.append(
+            "Nothing about a model that answers the same input differently from run to run, or about a deployment that "
+            "computes otherwise: another engine, precision, library or front end is another classifier."
+        )
         out.append(
             "Nothing about lossy codecs, other file headers, louder changes than the radius, another pipeline, "
             "or whether the label is correct."
@@ -180,6 +198,7 @@ def read_contract(route: Route, engine: str = "torch fp32") -> Contract:
         engine=engine,
         pre_noise_words=tuple(stage.words() for stage in route.front),
         post_noise_words=tuple(stage.words() for stage in post),
+        lattice_step=route.noise.lattice,
     )
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from soundcert.classifier import BaseClassifier, votes
 from soundcert.errors import ResourceError, StalledError
-from soundcert.randomness import NoiseKey, NoiseStream, Purpose
+from soundcert.randomness import NoiseKey, NoiseStream, Purpose, noise_stream
 
 T = TypeVar("T")
 #: Most rows that one Draw asks for: their votes are kept until all are there.
@@ -60,7 +60,10 @@ Plan = Generator[Draw, np.ndarray, T]
 
 @dataclass(frozen=True)
 class Task(Generic[T]):
-    """A plan, and the object `v` `(*shape)` whose noisy copies it draws under keys of `seed` and `digest`."""
+    """A plan, and the object `v` `(*shape)` whose noisy copies it draws under keys of `seed` and `digest`.
+
+    v is as the noise is added to it: see `NoiseStage.held`.
+    """
 
     base: BaseClassifier
     v: Tensor
@@ -72,7 +75,7 @@ class Task(Generic[T]):
 
 @dataclass(frozen=True)
 class Job:
-    """Count votes of `n` noisy copies of the object `v` `(*shape)`, noise rows `start` … under `key`."""
+    """Count votes of `n` noisy copies of the held object `v` `(*shape)`, noise rows `start` … under `key`."""
 
     v: Tensor
     key: NoiseKey
@@ -376,9 +379,7 @@ class _Queue(Generic[T]):
         stream = active.streams.pop(purpose, None)
         if stream is None or stream.next != row:
             task = active.task
-            stream = NoiseStream(
-                NoiseKey(task.seed, purpose, task.digest), task.base.noise.perturb_, start=row
-            )
+            stream = noise_stream(NoiseKey(task.seed, purpose, task.digest), task.base.noise, row)
         part = _Part(active, purpose, active.given, count, stream)
         active.given += count
         return part
@@ -436,7 +437,7 @@ class _Place:
             filled = 0
             for part in parts:
                 end = filled + part.count
-                part.stream.fill_(self.rows[filled:end]).add_(part.active.task.v)
+                part.stream.noisy_(self.rows[filled:end], part.active.task.v)
                 filled = end
             if filled < len(self.rows):
                 self.rows[filled:] = self.rows[

@@ -27,7 +27,7 @@ from soundcert.data import DataConfig, Item, load_items, without_roots
 from soundcert.errors import ConfigError, InputError
 from soundcert.models import save_weights
 from soundcert.pipeline import Pipeline
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import Model, Stage
 
 
@@ -249,7 +249,7 @@ class _Trainer:
         torch.manual_seed((settings.seed << 20) + epoch)  # dropout
         order = rng.permutation(len(self.train_set.objects))
         level = min(1.0, (epoch + 1) / settings.warm_up) if settings.warm_up else 1.0
-        stream = NoiseStream(NoiseKey(settings.seed, "training", f"epoch {epoch}"), self.noise.perturb_)
+        stream = noise_stream(NoiseKey(settings.seed, "training", f"epoch {epoch}"), self.noise)
         total = 0.0
         for start in range(0, len(order), settings.batch):
             rows = order[start : start + settings.batch]
@@ -290,7 +290,7 @@ class _Trainer:
         """Share of correct noisy draws over validation clips: the mean of p for the true class."""
         self.net.eval()
         draws = self.settings.validation_draws
-        stream = NoiseStream(NoiseKey(self.settings.seed, "validation", "all"), self.noise.perturb_)
+        stream = noise_stream(NoiseKey(self.settings.seed, "validation", "all"), self.noise)
         correct = 0
         with torch.inference_mode():
             for _ in range(draws):

@@ -1,6 +1,6 @@
 """The command line: verbs over the library. Importing a module of verbs adds them to the app."""
 
-from soundcert.cli import comparing, data, inspecting, linting, reporting, studying, verbs
+from soundcert.cli import comparing, data, inspecting, linting, reporting, studying, verbs, verifying
 from soundcert.cli.app import app, main, run
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "run",
     "studying",
     "verbs",
+    "verifying",
 ]

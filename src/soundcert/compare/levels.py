@@ -133,7 +133,7 @@ def carried(
             stages = tuple(stage_key(s) for s in above.stages[:index])
         try:
             points = above.front_trace(clip)
-            found = carry(route, points, record["radius"], space, exact=clip.exact)
+            found = carry(route, points, record["radius"], space, exact=clip.exact, pcm_step=clip.pcm_step)
         except (TransportError, InputError) as error:
             reasons.append(str(error))
             out[digest] = Level(0.0, None)

@@ -26,7 +26,7 @@ from soundcert.data import LIST_SUFFIXES, DataConfig, Item, load_items
 from soundcert.errors import ConfigError, SoundcertError
 from soundcert.flags import Flag
 from soundcert.pipeline import Pipeline
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.report.findings import attacked
 from soundcert.runs import Run
 
@@ -214,7 +214,7 @@ def _hear(
 
 
 def _noise(pipe: Pipeline, clip: Clip, v: Tensor, seed: int) -> Tensor:
-    stream = NoiseStream(NoiseKey(seed, "diagnostics", clip.digest), pipe.route(clip.space).noise.perturb_)
+    stream = noise_stream(NoiseKey(seed, "diagnostics", clip.digest), pipe.route(clip.space).noise)
     return stream.fill_(torch.empty(1, *v.shape))[0].double()
 
 

@@ -82,26 +82,7 @@ def certify_run(
     if route:
         for name in report_in:
             check_space(route, name)
-    assert pipe.model is not None
-    # The weights count by their digest and not by where they lie.
-    stages = [
-        [name, {k: v for k, v in fields.items() if k not in PLACES}]
-        for s in pipe.to_specs()
-        for name, fields in s.items()
-    ]
-    identity = {
-        "config": _digest(
-            {
-                "pipeline": stages,
-                "labels": list(pipe.labels or ()),
-                "certify": sampling.to_dict(),
-                "report_in": list(report_in),
-                "engine": engine,
-            }
-        ),
-        "model": pipe.model.digest or "a callable without digest",
-        "data": _digest([[item.name, item.label] for item in items]),
-    }
+    identity = identity_of(pipe, items, sampling, report_in, engine)
     info = {
         "soundcert": _version(),
         "config": config.model_dump(mode="json", exclude_none=True),
@@ -112,6 +93,7 @@ def certify_run(
         "clips": len(items),
         "labels": list(pipe.labels or ()),
         "engine": dataclasses.asdict(chosen),
+        "report_in": list(report_in),
         "environment": environment(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -129,6 +111,32 @@ def certify_run(
     except ResourceError as error:
         raise RunError(f"{error}; what was recorded is kept, go on with --resume") from error
     return summary
+
+
+def identity_of(
+    pipe: Pipeline, items: Sequence[Item], sampling: Sampling, report_in: Sequence[str], engine: str
+) -> dict[str, str]:
+    """Return the digests of config, model and data list: what a resumed run shares with its beginning."""
+    # The weights count by their digest and not by where they lie.
+    stages = [
+        [name, {k: v for k, v in fields.items() if k not in PLACES}]
+        for s in pipe.to_specs()
+        for name, fields in s.items()
+    ]
+    assert pipe.model is not None
+    return {
+        "config": _digest(
+            {
+                "pipeline": stages,
+                "labels": list(pipe.labels or ()),
+                "certify": sampling.to_dict(),
+                "report_in": list(report_in),
+                "engine": engine,
+            }
+        ),
+        "model": pipe.model.digest or "a callable without digest",
+        "data": _digest([[item.name, item.label] for item in items]),
+    }
 
 
 def _shares(
@@ -179,7 +187,7 @@ def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> 
         try:
             clip = load_clip(item.path, name=item.name)
             route = pipe.route(clip.space)
-            v = pipe.object_of(clip).float()
+            v = route.noise.held(pipe.object_of(clip))
         except ModelError:
             raise
         except SoundcertError:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from soundcert.bounds import accuracy_interval, format_down
+from soundcert.bounds import accuracy_band, accuracy_interval, format_down
 
 SNR_GRID = (84, 60, 50, 45, 40, 35, 30, 25, 20)
 CONFIDENCE_ALPHA = 0.05
@@ -38,8 +38,9 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         out["smoothed_accuracy"] = len(good) / len(labelled)
         out["smoothed_accuracy_over"] = len(labelled)
         # Under a budget a clip's draws depend on the other clips, so that successes are not independent.
-        if all(r.get("policy") != "budget" for r in labelled):
-            alpha = max(r["alpha"] for r in labelled)
+        independent = all(r.get("policy") != "budget" for r in labelled)
+        alpha = max(r["alpha"] for r in labelled)
+        if independent:
             out["smoothed_accuracy_interval_95"] = list(
                 accuracy_interval(len(good), len(labelled), CONFIDENCE_ALPHA, alpha)
             )
@@ -48,6 +49,10 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             # A radius of 0 has no level, and is certified at none.
             if good and all(view in r["views"] or r["radius"] == 0 for r in good):
                 out[f"certified_accuracy_at_{view}"] = _curve_of_snr(good, len(labelled), view)
+        for curve in [key for key in out if key.startswith("certified_accuracy_at_")]:
+            if independent and out[curve]:
+                name = curve.replace("accuracy_at", "accuracy_band_95_at")
+                out[name] = _band(out[curve], len(labelled), alpha)
     out["medians_over"] = "certified and correct clips" if labelled else "certified clips"
     if good:
         out["median_radius"] = median(r["radius"] for r in good)
@@ -95,3 +100,10 @@ def _curve_of_snr(good: Sequence[Mapping[str, Any]], total: int, view: str) -> d
     """Share certified against every perturbation at this SNR or quieter: the clip's own SNR is at most it."""
     levels = [g["views"].get(view, math.inf) for g in good]
     return {str(s): sum(level is None or level <= s for level in levels) / total for s in SNR_GRID}
+
+
+def _band(curve: Mapping[str, float], total: int, alpha: float) -> dict[str, list[float]]:
+    """Return intervals that hold for all points of a curve together (see `bounds.accuracy_band`)."""
+    counts = [round(share * total) for share in curve.values()]
+    band = accuracy_band(counts, total, CONFIDENCE_ALPHA, alpha)
+    return {point: list(ends) for point, ends in zip(curve, band, strict=True)}

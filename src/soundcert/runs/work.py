@@ -76,7 +76,7 @@ class Worker:
     def _record(self, item: Item, certificate: Certificate, seconds: float) -> dict[str, Any]:
         record = {**certificate.to_dict(), "seconds": round(seconds, 4)}
         if certificate.status == "certified" and self._report_in:
-            record["spaces"] = {name: _in_space(certificate, name) for name in self._report_in}
+            record["spaces"] = {name: in_space(certificate, name) for name in self._report_in}
         return _labelled(item, record)
 
 
@@ -100,7 +100,8 @@ def _labelled(item: Item, record: dict[str, Any]) -> dict[str, Any]:
     return record if item.label is None else {**record, "truth": item.label}
 
 
-def _in_space(certificate: Certificate, name: str) -> dict[str, Any]:
+def in_space(certificate: Certificate, name: str) -> dict[str, Any]:
+    """Return a radius carried to a space as a record keeps it: the chain, or why nothing is proven."""
     try:
         there = certificate.in_space(name)
     except SoundcertError as error:
