@@ -34,6 +34,8 @@ T = TypeVar("T")
 CHUNK = 16_384
 # Tasks are read ahead until so many micro-batches a worker are waiting, or so many tasks are under way.
 _READ_AHEAD, _MOST_TASKS = 4, 512
+# Shapes of object for which a worker keeps its rows: recordings may all differ in length.
+_MOST_PLACES = 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -304,12 +306,16 @@ class _Queue(Generic[T]):
 
 def _work(queue: _Queue[Any]) -> None:
     torch.set_num_threads(1)  # the setting belongs to the thread; small batches gain nothing from more
-    places: dict[int, _Place] = {}
+    places: dict[BaseClassifier, _Place] = {}
     try:
         with torch.inference_mode():
             while (parts := queue.take()) is not None:
                 base: BaseClassifier = parts[0].active.task.base
-                place = places.get(id(base)) or places.setdefault(id(base), _Place(base))
+                places[base] = place = places.pop(base, None) or _Place(
+                    base
+                )  # the last of them is the latest
+                if len(places) > _MOST_PLACES:
+                    del places[next(iter(places))]
                 queue.answer(parts, place.run(parts))
     except BaseException as error:
         queue.fail(error)

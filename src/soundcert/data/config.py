@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..errors import ConfigError, did_you_mean
+from .cut import CutConfig
 from .items import SPLITS, canonical_split
 
 SourceName = Literal["folder", "manifest", "speech_commands", "esc10", "esc50"]
@@ -16,7 +17,7 @@ SourceName = Literal["folder", "manifest", "speech_commands", "esc10", "esc50"]
 class DataConfig(BaseModel):
     """Which clips, and which of them. `labels` and `label_map` speak of the data's own labels.
 
-    Filters apply in this order: split and folds, labels, limit. The limit takes the first clips in
+    Filters apply in this order: split and folds, labels, cut, limit. The limit takes the first clips in
     the order of BLAKE2b-128("{shuffle_seed}:{name}"): an unbiased sample (not a balanced one) that
     depends on nothing but the names, and that a larger limit only adds to.
     """
@@ -38,6 +39,10 @@ class DataConfig(BaseModel):
     )
     label_map: dict[str, str] = Field(
         {}, description="The model's name for labels that the data names differently: {data: model}."
+    )
+    cut: CutConfig | None = Field(
+        None,
+        description="Cut long recordings into clips, each certified by itself; clips are then its parts.",
     )
     limit: int | None = Field(None, ge=1, description="Keep at most this many clips, an unbiased sample.")
     shuffle_seed: int = Field(0, description="Which sample `limit` takes.")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, did_you_mean
 from .config import DataConfig
+from .cut import cut_items
 from .datasets import esc10_items, esc50_items, speech_commands_items
 from .folder import folder_items
 from .items import Item
@@ -81,7 +82,7 @@ def known_sources() -> list[SourceInfo]:
 
 
 def load_items(config: DataConfig, base: Path | None = None) -> list[Item]:
-    """The clips that `config` names, sorted by name.
+    """The clips that `config` names, sorted by name (parts of a recording by their place in it).
 
     A relative root is taken from `base`, the folder of the configuration file. `Item.label` is the
     model's name for the label (after `label_map`).
@@ -98,10 +99,12 @@ def load_items(config: DataConfig, base: Path | None = None) -> list[Item]:
             raise ConfigError(
                 f"data.labels: the chosen split or folds have no clip of {_words(config.labels)}"
             )
+    if config.cut is not None:
+        items = cut_items(items, config.cut)
     if config.limit is not None:
         items = sorted(items, key=lambda item: _rank(config.shuffle_seed, item.name))[: config.limit]
     renamed = (_renamed(item, config.label_map) for item in items)
-    return sorted(renamed, key=lambda item: item.name)
+    return sorted(renamed, key=lambda item: (item.recording or item.name, item.start))
 
 
 def _check_labels(config: DataConfig, items: list[Item]) -> None:

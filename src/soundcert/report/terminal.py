@@ -136,7 +136,7 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
         )
     ]
     if "smoothed_accuracy" in summary:
-        interval = "no interval: a budget ties the clips together"
+        interval = f"no interval: {summary.get('no_interval') or 'a budget ties the clips together'}"
         if "smoothed_accuracy_interval_95" in summary:
             low, high = summary["smoothed_accuracy_interval_95"]
             interval = f"95 % interval {low:.2%} to {high:.2%}"

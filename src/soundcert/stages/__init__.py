@@ -8,6 +8,7 @@ from soundcert.stages.model import Model
 from soundcert.stages.noise import GaussianNoise, NoiseStage
 from soundcert.stages.range import Clip, Quantize
 from soundcert.stages.shape import Fit, Mono, RemoveOffset, Resample
+from soundcert.stages.windows import Windows
 
 __all__ = [
     "Clip",
@@ -31,6 +32,7 @@ __all__ = [
     "Spectrogram",
     "Stage",
     "Standardize",
+    "Windows",
     "known_stages",
     "register",
     "stage_class",
