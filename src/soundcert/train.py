@@ -116,7 +116,7 @@ def _weights_of(config: Config, base: Path) -> Path:
 
 
 def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[list[Item], list[Item]]:
-    if None in (settings.clips, settings.validation) and data.source not in ("speech_commands", "manifest"):
+    if None in (settings.clips, settings.validation) and data.source in ("folder", "esc10", "esc50"):
         raise ConfigError(
             f"train: data of source {data.source!r} has no splits: name `clips` and `validation` under `train`, "
             "such as {source: esc10, root: …, folds: [3, 4, 5]}"

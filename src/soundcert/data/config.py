@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..errors import ConfigError, did_you_mean
 from .cut import CutConfig
 from .items import SPLITS, canonical_split
-
-SourceName = Literal["folder", "manifest", "speech_commands", "esc10", "esc50"]
+from .registry import source_names
 
 
 class DataConfig(BaseModel):
@@ -24,7 +23,10 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: SourceName = Field(description="How the data is laid out; `soundcert data` describes each.")
+    source: str = Field(
+        description="How the data is laid out; `soundcert data` describes each.",
+        json_schema_extra={"examples": ["folder", "manifest", "speech_commands", "esc10", "esc50"]},
+    )
     root: Path = Field(
         description="Folder of the data, or the list of files; relative to the configuration file."
     )
@@ -52,7 +54,7 @@ class DataConfig(BaseModel):
     @field_validator("source", mode="before")
     @classmethod
     def _known_source(cls, value: Any) -> Any:
-        known = get_args(SourceName)
+        known = source_names()
         if isinstance(value, str) and value not in known:
             raise ConfigError(
                 f"data.source: expected a known source, got {value!r}{did_you_mean(value, known)}"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from soundcert.audit import Audit
 from soundcert.bounds import format_down, format_up
-from soundcert.data.sources import SourceInfo
+from soundcert.data import SourceInfo
 from soundcert.flags import Flag
 
 # view: what it is called, its unit, and whether a larger value claims less (rounded up).
