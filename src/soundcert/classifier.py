@@ -113,7 +113,8 @@ class BaseClassifier:
         Each probe row is run alone, at another batch size, in a full batch of quite different companions
         and twice; a permutation alone would leave batch statistics unchanged and find nothing.
         """
-        size = max(2, self.micro_batch)
+        # Of windows there are batches enough in a few rows.
+        size = max(2, min(self.micro_batch, 4) if self.windows else self.micro_batch)
         noise = torch.empty(size, *self.shape, device=self.device)
         rows = NoiseStream(key, self.noise.perturb_).fill_(noise) + v.to(self.device)
         middle = size // 2

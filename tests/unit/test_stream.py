@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 import soundcert as sc
+from foreign import DECAY, write_stateful_onnx
 from helpers import RATE
 from soundcert.classifier import BaseClassifier
 from soundcert.errors import ConfigError, ModelError
@@ -18,41 +17,7 @@ from soundcert.stages import Model
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 
-CHUNK, CONTEXT, DECAY = 8, 3, 0.7
-
-
-def write_filter(path: Path, batch: int | str = "batch") -> Path:
-    """A leaky sum over chunks: h' = a·h + Σ x; output (h', −h'·gain), with gain an input that never changes."""
-    from onnx import TensorProto as T
-    from onnx import helper as h
-    from onnx import numpy_helper as n
-
-    constants = [
-        n.from_array(np.array([DECAY], np.float32), "a"),
-        n.from_array(np.array([1], np.int64), "axis"),
-    ]
-    nodes = [
-        h.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=1),
-        h.make_node("Mul", ["h", "a"], ["kept"]),
-        h.make_node("Add", ["kept", "sum"], ["hn"]),
-        h.make_node("Mul", ["hn", "gain"], ["scaled"]),
-        h.make_node("Neg", ["scaled"], ["minus"]),
-        h.make_node("Concat", ["hn", "minus"], ["y"], axis=1),
-    ]
-    graph = h.make_graph(
-        nodes, "leaky",
-        [
-            h.make_tensor_value_info("x", T.FLOAT, [batch, "samples"]),
-            h.make_tensor_value_info("h", T.FLOAT, [batch, 1]),
-            h.make_tensor_value_info("gain", T.FLOAT, []),
-        ],
-        [h.make_tensor_value_info("y", T.FLOAT, [batch, 2]), h.make_tensor_value_info("hn", T.FLOAT, [batch, 1])],
-        constants,
-    )  # fmt: skip
-    path.write_bytes(
-        h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    )
-    return path
+CHUNK, CONTEXT = 8, 3
 
 
 def by_hand(row: np.ndarray, vote: str) -> np.ndarray:
@@ -71,7 +36,7 @@ STREAM = {"state": {"h": "hn"}, "constants": {"gain": 2.0}, "chunk": CHUNK, "con
 @pytest.mark.parametrize("batch", ["batch", 1])
 @pytest.mark.parametrize("samples", [5, 8, 50])
 def test_every_row_begins_anew(tmp_path, vote, batch, samples) -> None:
-    stage = Model(onnx=str(write_filter(tmp_path / "m.onnx", batch)), options={**STREAM, "vote": vote})
+    stage = Model(onnx=str(write_stateful_onnx(tmp_path / "m.onnx", batch)), options={**STREAM, "vote": vote})
     x = torch.randn(3, samples, generator=torch.Generator().manual_seed(0))
     expected = np.stack([by_hand(row.numpy().astype(float), vote) for row in x])
     for _ in range(2):
@@ -80,7 +45,7 @@ def test_every_row_begins_anew(tmp_path, vote, batch, samples) -> None:
 
 
 def test_the_contract_says_how_it_is_fed_and_the_check_of_rows_passes(tmp_path) -> None:
-    stage = Model(onnx=str(write_filter(tmp_path / "m.onnx")), options=STREAM)
+    stage = Model(onnx=str(write_stateful_onnx(tmp_path / "m.onnx")), options=STREAM)
     pipe = sc.Pipeline([sc.stages.GaussianNoise(0.1), stage])
     clip = sc.Clip.from_array(np.linspace(-0.1, 0.3, 77), RATE)
     cert = sc.certify(pipe, clip, n0=10, n=100)
@@ -126,13 +91,13 @@ def test_a_state_that_is_kept_between_passes_is_found_out() -> None:
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, options, said) -> None:
-    path = write_filter(tmp_path / "m.onnx")
+    path = write_stateful_onnx(tmp_path / "m.onnx")
     with pytest.raises((ModelError, ConfigError), match=said) as error:
         Model(onnx=str(path), options=options)
     assert "\n" not in str(error.value)
 
 
 def test_features_are_not_fed_in_chunks(tmp_path) -> None:
-    stage = Model(onnx=str(write_filter(tmp_path / "m.onnx")), options=STREAM)
+    stage = Model(onnx=str(write_stateful_onnx(tmp_path / "m.onnx")), options=STREAM)
     with pytest.raises(ModelError):
         stage.space(sc.Space("log-mel", "feature", (4, 6), RATE, "nats"))
