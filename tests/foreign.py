@@ -194,6 +194,43 @@ def write_features_onnx(path: Path, shape: tuple[int | str, ...], weights: np.nd
     return path
 
 
+DECAY = 0.7
+
+
+def write_stateful_onnx(path: Path, batch: int | str = "batch") -> Path:
+    """A leaky sum over chunks: h' = a·h + Σ x; output (h', −h'·gain), with gain an input that never changes."""
+    from onnx import TensorProto as T
+    from onnx import helper as h
+    from onnx import numpy_helper as n
+
+    constants = [
+        n.from_array(np.array([DECAY], np.float32), "a"),
+        n.from_array(np.array([1], np.int64), "axis"),
+    ]
+    nodes = [
+        h.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=1),
+        h.make_node("Mul", ["h", "a"], ["kept"]),
+        h.make_node("Add", ["kept", "sum"], ["hn"]),
+        h.make_node("Mul", ["hn", "gain"], ["scaled"]),
+        h.make_node("Neg", ["scaled"], ["minus"]),
+        h.make_node("Concat", ["hn", "minus"], ["y"], axis=1),
+    ]
+    graph = h.make_graph(
+        nodes, "leaky",
+        [
+            h.make_tensor_value_info("x", T.FLOAT, [batch, "samples"]),
+            h.make_tensor_value_info("h", T.FLOAT, [batch, 1]),
+            h.make_tensor_value_info("gain", T.FLOAT, []),
+        ],
+        [h.make_tensor_value_info("y", T.FLOAT, [batch, 2]), h.make_tensor_value_info("hn", T.FLOAT, [batch, 1])],
+        constants,
+    )  # fmt: skip
+    path.write_bytes(
+        h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
+    return path
+
+
 def write_tflite(
     path: Path, weights: np.ndarray, scales: tuple[tuple[float, int], tuple[float, int]] | None = None
 ) -> Path:

@@ -20,8 +20,10 @@ import operator
 import os
 import stat
 import struct
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -82,7 +84,8 @@ class Clip:
     """Decoded samples of one recording. Made by `load_clip` or `Clip.from_array`.
 
     `samples` is read-only, int32 for PCM and float64 otherwise, `(channels, frames)`. `name` is how
-    the data list calls the clip. `bits` is the PCM bit depth, `None` for float-encoded clips.
+    the data list calls the clip. `bits` is the PCM bit depth, `None` for float-encoded clips. `cut` says how it was
+    cut out of a longer recording, if it was.
 
     Shape: `tensor()` gives `(frames,)` for one channel, `(channels, frames)` for more.
     """
@@ -92,6 +95,7 @@ class Clip:
     name: str
     bits: int | None = None
     path: str | None = None
+    cut: str | None = None
 
     def __post_init__(self) -> None:
         samples = self.samples
@@ -175,7 +179,7 @@ class Clip:
     def space(self) -> Space:
         """The space of the file's samples, where every transport ends."""
         shape = (self.frames,) if self.channels == 1 else (self.channels, self.frames)
-        return Space("file", "waveform", shape, self.rate)
+        return Space("file", "waveform", shape, self.rate, cut=self.cut)
 
     @cached_property
     def digest(self) -> str:
@@ -215,21 +219,78 @@ def load_clip(path: str | os.PathLike[str], *, name: str | None = None, limits: 
     `name` is the file's name unless the data list calls it otherwise. Raises `InputError`, one line,
     for whatever is wrong with the file.
     """
+    with _opened(path, name, limits or Limits(), whole=True) as (file, text, title):
+        samples = _read(file)
+        _require_all(file, len(samples), title)
+        return Clip(
+            np.ascontiguousarray(samples.T), file.samplerate, title, _PCM_BITS.get(file.subtype), text
+        )
+
+
+def load_part(
+    path: str | os.PathLike[str],
+    start: int,
+    frames: int,
+    *,
+    name: str | None = None,
+    cut: str | None = None,
+    limits: Limits | None = None,
+) -> Clip:
+    """Decode `frames` frames of a file from frame `start` on: exactly those of the whole recording.
+
+    Where samples are stored as they are, and in FLAC, only the part is read, so that a recording may be longer
+    than `limits` allow a clip to be. Of lossy files, which cannot be entered anywhere alike, all is decoded.
+    """
+    limits = limits or Limits()
+    with _opened(path, name, limits, whole=False) as (file, text, title):
+        rate, bits = file.samplerate, _PCM_BITS.get(file.subtype)
+        _check_size(frames, file.channels, rate, file.subtype, title, limits)
+        if _seekable(file):
+            file.seek(min(start, file.frames))
+            samples = _read(file, frames)
+        else:
+            status = os.stat(text)
+            samples = _decoded(text, status.st_size, status.st_mtime_ns)[start : start + frames]
+        if len(samples) < frames:
+            raise InputError(
+                f"{title!r}: truncated: expected {frames} frames from frame {start} on, got {len(samples)}; "
+                "fetch or export it again"
+            )
+        return Clip(np.ascontiguousarray(samples.T), rate, title, bits, text, cut)
+
+
+def length_of(
+    path: str | os.PathLike[str], *, name: str | None = None, limits: Limits | None = None
+) -> tuple[int, int]:
+    """Return a file's frames and rate: from its header where that is exact, else by decoding it."""
+    with _opened(path, name, limits or Limits(), whole=False) as (file, text, _):
+        if _seekable(file):
+            return file.frames, file.samplerate
+        status = os.stat(text)
+        return len(_decoded(text, status.st_size, status.st_mtime_ns)), file.samplerate
+
+
+@contextmanager
+def _opened(
+    path: str | os.PathLike[str], name: str | None, limits: Limits, *, whole: bool
+) -> Iterator[tuple[soundfile.SoundFile, str, str]]:
+    """Open a file whose header is in order; what fails inside becomes one InputError.
+
+    whole: whether all of it is to be decoded, so that its length has to be within the limits.
+    """
     import soundfile
 
-    limits = limits or Limits()
     text = os.fspath(path)
     name = Path(text).name if name is None else name
-    size = _regular_file_size(text, name, limits)
+    size = _regular_file_size(text, name, limits if whole else replace(limits, max_bytes=2**62))
     try:
         # Bytes keep file names that are not valid UTF-8 intact.
         with soundfile.SoundFile(os.fsencode(text) if os.name == "posix" else text) as file:
             _check_header(file, name, limits)
+            if whole or not _seekable(file):
+                _check_size(file.frames, file.channels, file.samplerate, file.subtype, name, limits)
             _check_whole(text, size, name)
-            bits = _PCM_BITS.get(file.subtype)
-            samples = file.read(dtype="float64" if bits is None else "int32", always_2d=True)
-            expected = file.frames - (_MP3_SLACK if file.format == "MP3" else 0)
-            rate, frames = file.samplerate, file.frames
+            yield file, text, name
     except soundfile.LibsndfileError as error:
         # The library's own text begins with the path, and may end in a line break.
         reason = " ".join(str(error.error_string).split()).removeprefix("Error : ").rstrip(".")
@@ -237,17 +298,49 @@ def load_clip(path: str | os.PathLike[str], *, name: str | None = None, limits: 
             f"{name!r}: expected a whole audio file, but libsndfile cannot decode it ({reason}); it is "
             "truncated, damaged or not audio: replace it, or convert it to WAV or FLAC"
         ) from None
+    except InputError:
+        raise
     except TypeError:
         # Asked of files named .raw, which libsndfile takes for bare samples.
         raise InputError(f"{name!r}: expected an audio file with a header, got raw samples") from None
     except (ValueError, RuntimeError, OSError) as error:
         raise InputError(f"{name!r}: expected a readable audio file, got {error}; replace it") from None
-    if len(samples) < expected:
+
+
+def _read(file: soundfile.SoundFile, frames: int = -1) -> np.ndarray:
+    """Samples `(frames, channels)`: int32 of PCM, float64 of everything else."""
+    dtype = "float64" if file.subtype not in _PCM_BITS else "int32"
+    samples: np.ndarray = file.read(frames, dtype=dtype, always_2d=True)
+    return samples
+
+
+def _require_all(file: soundfile.SoundFile, got: int, name: str) -> None:
+    expected = file.frames - (_MP3_SLACK if file.format == "MP3" else 0)
+    if got < expected:
         raise InputError(
-            f"{name!r}: truncated: expected {frames} frames from its header, got {len(samples)}; "
+            f"{name!r}: truncated: expected {file.frames} frames from its header, got {got}; "
             "fetch or export it again"
         )
-    return Clip(np.ascontiguousarray(samples.T), rate, name, bits, text)
+
+
+def _seekable(file: soundfile.SoundFile) -> bool:
+    """Whether reading from the middle gives the samples that reading from the start would."""
+    return file.subtype in _PCM_BITS or file.subtype in ("FLOAT", "DOUBLE")
+
+
+@lru_cache(maxsize=1)
+def _decoded(path: str, *_of_state: int) -> np.ndarray:
+    """All samples of a lossy file `(frames, channels)`; the last one is kept, for its next part.
+
+    _of_state: its size and time of change, so that another file under its name is read anew.
+    """
+    import soundfile
+
+    with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path) as file:
+        samples = _read(file)
+        _require_all(file, len(samples), Path(path).name)
+    samples.flags.writeable = False
+    return samples
 
 
 def _regular_file_size(path: str, name: str, limits: Limits) -> int:
@@ -277,7 +370,7 @@ def _regular_file_size(path: str, name: str, limits: Limits) -> int:
 
 def _check_header(file: soundfile.SoundFile, name: str, limits: Limits) -> None:
     """Refuse from the header what would be too much to decode."""
-    rate = _checked_rate(file.samplerate, name, limits)
+    _checked_rate(file.samplerate, name, limits)
     if file.frames >= _UNKNOWN_FRAMES:
         raise InputError(
             f"{name!r}: expected a header with the clip's length, got one without; encode it again"
@@ -292,13 +385,17 @@ def _check_header(file: soundfile.SoundFile, name: str, limits: Limits) -> None:
             f"{name!r}: expected at most {limits.max_channels} channels, got {file.channels}; "
             "split it, or raise Limits(max_channels=...)"
         )
-    seconds = file.frames / rate
+
+
+def _check_size(frames: int, channels: int, rate: int, subtype: str, name: str, limits: Limits) -> None:
+    """Refuse more samples than are to be decoded at once."""
+    seconds = frames / rate
     if seconds > limits.max_seconds:
         raise InputError(
             f"{name!r}: expected at most {limits.max_seconds:g} s, got {seconds:.1f} s; "
             "cut it, or raise Limits(max_seconds=...)"
         )
-    decoded = file.frames * file.channels * (4 if file.subtype in _PCM_BITS else 8)
+    decoded = frames * channels * (4 if subtype in _PCM_BITS else 8)
     if decoded > limits.max_bytes:
         raise InputError(
             f"{name!r}: expected at most {limits.max_bytes} bytes of decoded samples, got {decoded}; "

@@ -25,7 +25,7 @@ from soundcert.classifier import BaseClassifier
 from soundcert.config import Budget, CertifyConfig, Decide, Estimate, Policy
 from soundcert.contract import Contract, read_contract
 from soundcert.diagnostics import distortion_at
-from soundcert.engines import EngineName, Precision
+from soundcert.engines import Engine, EngineName, Precision
 from soundcert.errors import ConfigError, InputError, ModelError
 from soundcert.models.weights import state_digest
 from soundcert.pipeline import Pipeline, Route
@@ -35,6 +35,8 @@ from soundcert.sampling import WATCHDOG, Job, Plan, Task, count_votes, run_tasks
 from soundcert.stages import Model
 
 CHANGED = "expected the recording that its pilot was drawn on, got another: it has changed meanwhile"
+# Base classifiers that are kept ready: each shape of object has its own, and recordings may all differ in length.
+KEPT = 8
 
 
 class SmoothedClassifier:
@@ -59,6 +61,7 @@ class SmoothedClassifier:
         self._engine: EngineName = engine
         self._precision: Precision = precision
         self._bases: dict[object, BaseClassifier] = {}
+        self._engines: dict[tuple[int, ...], Engine] = {}
         self._state: object = None
 
     def base(self, route: Route, v: Tensor, seed: int, digest: str) -> BaseClassifier:
@@ -68,13 +71,21 @@ class SmoothedClassifier:
         modules = [s.module for s in route.stages if isinstance(s, Model) and isinstance(s.module, nn.Module)]
         state = [(state_digest(m), any(part.training for part in m.modules())) for m in modules]
         if state != self._state:
-            self._bases, self._state = {}, state
+            self._bases, self._engines, self._state = {}, {}, state
         place = _place(route)
-        if place not in self._bases:
-            base = BaseClassifier(route, self._micro_batch, self._engine, self._precision, self._device)
+        base = self._bases.pop(place, None)
+        if base is None:
+            base = BaseClassifier(
+                route, self._micro_batch, self._engine, self._precision, self._device, self._engines
+            )
             base.check_rows(v, key)
-            self._bases[place] = base
-        return self._bases[place]
+        self._bases[place] = base  # the last of them is the latest
+        self._engines[base.fed] = base.engine
+        while len(self._bases) > KEPT:
+            del self._bases[next(iter(self._bases))]
+        while len(self._engines) > KEPT:
+            del self._engines[next(iter(self._engines))]
+        return base
 
     def certify(
         self,

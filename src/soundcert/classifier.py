@@ -19,6 +19,9 @@ from soundcert.stages import Model, NoiseStage, Stage
 # the caches, and at 400 rows a pass costs several times as much (benchmarks/).
 MICRO_BATCH = 16
 GPU_BATCH = 1024
+# A micro-batch of long recordings is smaller, so that its noisy copies take no more memory than this: 32 MiB on a
+# CPU, 1 GiB on a GPU. At least one copy of the recording has to fit.
+MOST_VALUES: Mapping[str, int] = {"cpu": 2**23, "cuda": 2**28}
 # Rows run alone and in company differ by float32 rounding, around 1e-6 of the logits' spread; a network
 # that looks at its neighbours differs by far more. bfloat16 rounds a thousand times as coarsely, and otherwise
 # at another batch size.
@@ -28,7 +31,8 @@ ROW_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "bf16": 0.2}
 class BaseClassifier:
     """The stages below the noise, made ready to run: optimised where that is verified, checked once.
 
-    Calling it maps `(batch, *shape)` to logits `(batch, classes)`.
+    Calling it maps `(batch, *shape)` to logits `(batch, classes)`. prepared: engines of the same network by the
+    shape of the rows that they are fed, to be used again.
     """
 
     def __init__(
@@ -38,15 +42,24 @@ class BaseClassifier:
         engine: EngineName = "torch",
         precision: Precision = "fp32",
         device: str = "cpu",
+        prepared: Mapping[tuple[int, ...], Engine] | None = None,
     ) -> None:
         self.noise: NoiseStage = route.noise
         self.shape = route.object.shape
+        # What the stages between see: a window's shape, or the object's.
+        at = route.noise_index + 1
+        self._seen = route.spaces[at + len(route.cut[0]) + 1 if route.cut[1] else at].shape
         self.device = usable_device(device)
-        self.micro_batch = micro_batch or default_batch(device)
-        *between, model = route.base or (None,)
+        self.micro_batch = _within_memory(micro_batch or default_batch(device), device, route.object.size)
+        model = route.base[-1] if route.base else None
         if not isinstance(model, Model):
             raise ConfigError("the pipeline has no model below the noise: add `model` as the last stage")
-        self._between: tuple[Stage, ...] = tuple(s for s in between if s is not None)
+        whole, self.windows, each = route.cut
+        # Stages of the whole object, and between a window (or the whole object, without windows) and the model.
+        self._whole: tuple[Stage, ...] = whole if self.windows else ()
+        self._between: tuple[Stage, ...] = (each if self.windows else whole)[:-1]
+        #: Rows that the network sees at a time: windows where there are any, whose number is the recording's.
+        self.rows = (micro_batch or default_batch(device)) if self.windows else self.micro_batch
         self.runtime = model.runtime
         self._foreign = model.loaded is not None
         if self.runtime is not None and (engine, precision) != ("torch", "fp32"):
@@ -60,11 +73,17 @@ class BaseClassifier:
                 refuse_training_mode(stage.network_part())
         self.classes = route.spaces[-1].shape[0]
         self.labels = model.labels or tuple(str(i) for i in range(self.classes))
-        # A fixed example: whether the faster network is used must not depend on chance.
-        example = torch.randn(self.micro_batch, *self.shape, generator=torch.Generator().manual_seed(0))
+        example = self.example()
+        #: What an engine depends on: a network for the same rows is not prepared twice.
+        self.fed = tuple(example.shape)
+        known = (prepared or {}).get(self.fed)
+        self.engine: Engine = known or prepare(network, example, engine, precision)
+
+    def example(self) -> Tensor:
+        """Return rows as the network sees them, `(rows, *shape)`: of fixed noise, so that nothing hangs on chance."""
+        x = torch.randn(self.rows, *self._seen, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            example = self._below(example.to(self.device))
-            self.engine: Engine = prepare(network, example, engine, precision)
+            return self._below(x.to(self.device))
 
     def _below(self, x: Tensor) -> Tensor:
         for stage in self._between:
@@ -72,7 +91,11 @@ class BaseClassifier:
         return x
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.engine(self._below(x))
+        if self.windows is None:
+            return self.engine(self._below(x))
+        for stage in self._whole:
+            x = stage(x)
+        return self.windows.run(x, lambda y: self.engine(self._below(y)), self.rows)
 
     @property
     def computed_by(self) -> str:
@@ -91,7 +114,8 @@ class BaseClassifier:
         size, in a full batch of quite different companions and twice; a permutation alone would leave batch
         statistics unchanged and find nothing.
         """
-        size = max(2, self.micro_batch)
+        # Of windows there are batches enough in a few rows.
+        size = max(2, min(self.micro_batch, 4) if self.windows else self.micro_batch)
         noise = torch.empty(size, *self.shape, device=self.device)
         rows = noise_stream(key, self.noise).noisy_(noise, v.to(self.device))
         middle = size // 2
@@ -158,6 +182,13 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
+def _within_memory(rows: int, device: str, size: int) -> int:
+    """Return fewer rows where so many copies of `size` values are too much; more than the default is a choice."""
+    if rows > default_batch(device):
+        return rows
+    return max(1, min(rows, MOST_VALUES[device.split(":", maxsplit=1)[0]] // size))
+
+
 def default_batch(device: str) -> int:
     """Return the rows of a micro-batch where none are given."""
     return MICRO_BATCH if device == "cpu" else GPU_BATCH
@@ -191,9 +222,7 @@ def fastest(route: Route, micro_batch: int | None = None) -> Fastest:
     """Return the fastest installed fp32 engine for a pipeline's network, and micro-batch where none is given."""
     plain = BaseClassifier(route, micro_batch)
     module = plain.engine.module
-    shape = (micro_batch or MICRO_BATCH, *route.object.shape)
-    with torch.inference_mode():
-        example = plain._below(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    example = plain.example()
     model = route.base[-1]
     assert isinstance(model, Model)
     if module is None:

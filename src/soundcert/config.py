@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator,
 
 from soundcert.data import DataConfig
 from soundcert.errors import ConfigError, did_you_mean
-from soundcert.models.loaders import BUILT_IN, is_loader, loader_of
+from soundcert.models.loaders import BUILT_IN, PACKAGE, hf, is_loader, loader_of
 from soundcert.stages import Model, Stage, known_stages, stage_class
 from soundcert.stages.model import BUNDLED
 
@@ -369,12 +369,14 @@ def _resolve_weights(
         )
     weights = out.get("weights")
     if base is not None:
-        if isinstance(weights, str) and not weights.startswith(BUNDLED):
+        if isinstance(weights, str) and not weights.startswith((BUNDLED, PACKAGE)):
             out["weights"] = str(base / weights)
         for kind in kinds:
             place = loaders if loaders and kind in loaders else out
-            if loader_of(kind).names_file or kind == "hf":
-                changed = str(base / str(place[kind]))
+            source = str(place[kind])
+            local = loader_of(kind).names_file and not source.startswith(PACKAGE)
+            if local or (kind == "hf" and ((base / source).exists() or not hf.is_hub_name(source))):
+                changed = str(base / source)
                 out = {**out, "loader": {kind: changed}} if place is loaders else {**out, kind: changed}
         if kinds:
             out["folder"] = base

@@ -24,7 +24,11 @@ Location = Literal["input", "waveform after gain", "waveform", "feature", "laten
 
 @dataclass(frozen=True)
 class Contract:
-    """What is certified. Derived by `read_contract`; the fields from `gain` on are about one clip."""
+    """What is certified. Derived by `read_contract`; the fields from `gain` on are about one clip.
+
+    windows, vote: how the base classifier reads a long recording, below the noise. cut: how recordings were cut
+    into clips above it, each with a certificate of its own.
+    """
 
     kind: ContractKind
     certified_object: str
@@ -42,6 +46,9 @@ class Contract:
     engine: str = "torch fp32"
     pre_noise_words: tuple[str, ...] = ()
     post_noise_words: tuple[str, ...] = ()
+    windows: str | None = None
+    vote: str | None = None
+    cut: str | None = None
     gain: float | None = None
     object_norm: float | None = None
     raw_radius: float | None = None
@@ -78,6 +85,12 @@ class Contract:
             f"radius leaves the smoothed label as it is. "
             f"The noise has σ = {self.sigma:g} in the object's own unit ({self.unit})."
         )
+        if self.windows:
+            text += (
+                f" The base classifier reads the noisy object in windows of {self.windows}: {self.vote}. Windows and "
+                "vote stand below the noise, so that one certificate, one noise and one radius are about the whole "
+                "object."
+            )
         if step:
             text += (
                 " Noise and object are whole steps and are added as integers, so that rounding in floating point takes "
@@ -87,6 +100,13 @@ class Contract:
             text += (
                 f" After the noise the object is changed ({'; '.join(self.post_noise_words)}); that belongs to "
                 "the base classifier and the certificate stays about the object before it."
+            )
+        if self.cut:
+            text += (
+                f" The recordings were cut above the noise, into clips of {self.cut}: each is an object of its own, with "
+                "its own noise and certificate. A change of the whole recording changes a clip's samples by no more "
+                "than its own norm, so that one below the radius that in_space('file') proves for a clip leaves that "
+                "clip's label as it is."
             )
         return text
 
@@ -110,6 +130,16 @@ class Contract:
             out.append(
                 "The gain is computed from each clip and held: the radius is in units of the scaled clip, so "
                 "the same radius is a smaller change of a quiet file."
+            )
+        if self.windows:
+            out.append(
+                "Nothing about a single window: its answer may change while the vote stands. The radius is the norm of a "
+                "change over the whole recording, which may all be spent in one window."
+            )
+        if self.cut:
+            out.append(
+                "No answer for the recording as a whole, and no joint level: each clip's certificate is wrong with "
+                "probability α by itself, all m of a recording together with at most m·α."
             )
         if self.post_noise:
             out.append(
@@ -179,6 +209,7 @@ def read_contract(route: Route, engine: str = "torch fp32") -> Contract:
         location, kind, certified = "feature", "feature-space smoothing", f"{space.name} features"
     else:
         location, kind, certified = "latent", "latent smoothing", "activations between two parts of the model"
+    windows = route.cut[1]
     below = route.base[:-1] if route.base and route.base[-1].family == "model" else route.base
     model = route.base[-1].describe() if route.base and route.base[-1].family == "model" else "none"
     return Contract(
@@ -197,16 +228,27 @@ def read_contract(route: Route, engine: str = "torch fp32") -> Contract:
         model=model,
         engine=engine,
         pre_noise_words=tuple(stage.words() for stage in route.front),
-        post_noise_words=tuple(stage.words() for stage in post),
+        post_noise_words=tuple(
+            stage.words().replace("each clip", "each window") if stage in route.cut[2] else stage.words()
+            for stage in post
+        ),
         lattice_step=route.noise.lattice,
+        windows=windows.length_words() + ("" if windows.tail == "keep" else ", the rest left out")
+        if windows
+        else None,
+        vote=windows.vote_words() if windows else None,
+        cut=route.file.cut,
     )
 
 
 def _gain_policy(route: Route) -> str:
     parts = []
-    for place, stages in (("before", route.front), ("after", route.base)):
+    whole, _, each = route.cut
+    for unit, place, stages in (
+        ("clip", "before", route.front), ("clip", "after", whole), ("window", "after", each)
+    ):  # fmt: skip
         for stage in stages:
             if stage.family == "gain":
-                how = "per clip" if stage.per_clip else "fixed"
+                how = f"per {unit}" if stage.per_clip else "fixed"
                 parts.append(f"{how}, {place} the noise: {stage.describe()}")
     return "; ".join(parts) or "none: the samples keep the file's own scale"

@@ -14,7 +14,7 @@ from typing import Any
 import soundfile
 import torch
 
-from soundcert.audio import Clip, load_clip
+from soundcert.audio import Clip
 from soundcert.certificate import Certificate
 from soundcert.certify import SmoothedClassifier
 from soundcert.config import load_config
@@ -109,7 +109,7 @@ def run_demo(
     """Certify the bundled clips under every contract."""
     folder = demo_folder()
     items = load_items(load_config(folder / "waveform.yaml").data or _no_data(), folder)
-    clips = tuple(load_clip(item.path, name=item.name) for item in items)
+    clips = tuple(item.load() for item in items)
     total = len(CONTRACTS) * len(clips)
     results = []
     for number, (key, title, summary) in enumerate(CONTRACTS):

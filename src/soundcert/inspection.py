@@ -20,6 +20,7 @@ from torch import Tensor
 
 from soundcert.errors import ConfigError, ModelError, SoundcertError
 from soundcert.models.loaders import (
+    PACKAGE,
     Adapter,
     Loaded,
     Outputs,
@@ -28,6 +29,7 @@ from soundcert.models.loaders import (
     hf,
     load,
     looks_like,
+    path_of,
     probe_rows,
 )
 from soundcert.models.loaders.base import first_line, is_exported, is_torchscript, refuse_pickle, zip_members
@@ -130,7 +132,7 @@ def _flow(values: Mapping[str, Any]) -> str:
 
 def kind_of(source: str) -> str:
     """Say which kind of model a path or a dotted name is; SoundcertError where it is none."""
-    path = Path(source)
+    path = path_of(source)
     if path.is_dir():
         hf.folder_of(source)
         return "hf"
@@ -138,14 +140,16 @@ def kind_of(source: str) -> str:
         module, colon, attribute = source.partition(":")
         if colon and attribute.isidentifier() and all(p.isidentifier() for p in module.split(".")):
             return "python"
+        if hf.is_hub_name(source) and not any(path.suffix in one.suffixes for one in all_loaders().values()):
+            return "hf"
         raise ModelError(
-            f"no model at {source}: give a file, a folder of transformers, or package.module:function"
+            f"no model at {source}: give a file, a folder or hub name of transformers, or package.module:function"
         )
     suffix = path.suffix.lower()
     if suffix in (".safetensors",):
         raise ConfigError(
-            f"{path.name} holds weights and no network: write `model: {{weights: {path.name}}}`, with `network` and "
-            "`labels` if soundcert did not write it"
+            f"{path.name} holds weights and no network: if soundcert wrote it write `model: {{weights: {path.name}}}`; "
+            "else inspect the function that makes the network, package.module:function, with --weights"
         )
     members = zip_members(path)
     if is_exported(members):
@@ -172,13 +176,16 @@ def inspect_model(
     seconds: float | None = None,
     shape: Sequence[int] = (),
     options: Mapping[str, Any] | None = None,
+    weights: str | None = None,
 ) -> Inspection:
     """Load a model and try it. shape: a row that it takes, where its file does not say.
 
-    Raises SoundcertErrors for what is no usable model.
+    options: the loader's own. weights: a safetensors file, for a function that makes the network. Raises
+    SoundcertErrors for what is no usable model.
     """
-    kind = kind or kind_of(source)
-    loaded = load(Request(kind, source, Path(), trust, dict(options or {})))
+    kind = kind or ("factory" if weights is not None else kind_of(source))
+    held = path_of(weights) if weights is not None else None
+    loaded = load(Request(kind, source, Path(), trust, dict(options or {}), held))
     known_rate = rate or loaded.rate
     used_rate = known_rate or GUESSED_RATE
     samples = round(used_rate * (seconds or 1.0))
@@ -190,6 +197,8 @@ def inspect_model(
     probes = probe_rows(row)
     deterministic, independent = _behaviour(adapter, probes)
     fields: dict[str, Any] = {kind: source}
+    if weights is not None:
+        fields["weights"] = weights
     if trust and kind not in ("onnx", "tflite", "hf"):
         fields["trust"] = True
     if layout:
@@ -250,8 +259,9 @@ def write_config(found: Inspection, out: Path, data: Path | None = None) -> str:
     *front, last = found.pipeline
     assert isinstance(last, dict)
     fields = dict(last["model"])
-    if found.kind != "python":
-        fields[found.kind] = os.path.relpath(Path(fields[found.kind]).resolve(), folder)
+    for name in ("weights", found.kind):
+        if _is_path(found.kind, name, fields.get(name)):
+            fields[name] = os.path.relpath(Path(fields[name]).resolve(), folder)
     root = "recordings" if data is None else os.path.relpath(data.resolve(), folder)
     text = Inspection(**{**_fields(found), "pipeline": tuple(front)}).config(fields, root)
     from soundcert.contract import read_contract
@@ -262,6 +272,15 @@ def write_config(found: Inspection, out: Path, data: Path | None = None) -> str:
     contract = read_contract(pipe.route(Space("file", "waveform", (found.samples or used,), used)))
     out.write_text(text, encoding="utf-8")
     return f"{contract.kind}: {contract.certified_object}"
+
+
+def _is_path(kind: str, name: str, value: str | None) -> bool:
+    """Whether a field of the model stage says where a file lies, relative to where this is run."""
+    if value is None or value.startswith(PACKAGE):
+        return False
+    if name == "weights":
+        return True
+    return kind not in ("python", "factory") and (kind != "hf" or Path(value).is_dir())
 
 
 def _fields(found: Inspection) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from soundcert.audio import Clip
 from soundcert.config import Config, StageSpec, build_stages, load_config
 from soundcert.errors import ConfigError, InputError, SoundcertError
 from soundcert.spaces import Space
-from soundcert.stages import Model, NoiseStage, Stage
+from soundcert.stages import Model, NoiseStage, Stage, Windows
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,59 @@ class Route:
         return self.spaces[self.noise_index]
 
     @property
-    def post_processing(self) -> tuple[Stage, ...]:
-        """Stages directly below the noise that change the object within its own kind of space.
-
-        Clipping or a gain on a noisy waveform is such a change; computing features from it is not:
-        that is the base classifier's own reading.
-        """
+    def _changes(self) -> tuple[tuple[Stage, Space], ...]:
+        """Stages directly below the noise that change the object within its kind, each with its output's space."""
         out = []
         for stage, after in zip(self.base, self.spaces[self.noise_index + 2 :], strict=True):
             if after.kind != self.object.kind or stage.family == "model":
                 break
-            out.append(stage)
+            if not isinstance(stage, Windows):
+                out.append((stage, after))
         return tuple(out)
+
+    @property
+    def post_processing(self) -> tuple[Stage, ...]:
+        """Stages directly below the noise that change the object within its own kind of space.
+
+        Clipping or a gain on a noisy waveform is such a change; computing features from it is not, nor is reading
+        it window by window: those are the base classifier's own.
+        """
+        return tuple(stage for stage, _ in self._changes)
 
     @property
     def keeps_shape(self) -> bool:
         """Whether the changes after the noise keep the object's shape, so that distances can be compared."""
-        first = self.noise_index + 2
-        after = self.spaces[first : first + len(self.post_processing)]
-        return all(space.shape == self.object.shape for space in after)
+        return all(space.shape == self.object.shape for _, space in self._changes)
+
+    @property
+    def cut(self) -> tuple[tuple[Stage, ...], Windows | None, tuple[Stage, ...]]:
+        """The base as: stages of the whole object, its windows if there are any, stages of one window.
+
+        Without windows all stages are of the whole object.
+        """
+        for at, stage in enumerate(self.base):
+            if isinstance(stage, Windows):
+                return self.base[:at], stage, self.base[at + 1 :]
+        return self.base, None, ()
+
+    def run(self, x: Tensor, through: Callable[[Stage, Tensor], Tensor] | None = None) -> Tensor:
+        """Run the base classifier on points of the object's space, `(batch, *shape)` to logits `(batch, classes)`.
+
+        through: how a stage is applied, where it is not simply called.
+        """
+        apply = through or (lambda stage, y: stage(y))
+        whole, windows, rest = self.cut
+        for stage in whole:
+            x = apply(stage, x)
+        if windows is None:
+            return x
+
+        def answer(y: Tensor) -> Tensor:
+            for stage in rest:
+                y = apply(stage, y)
+            return y
+
+        return windows.run(x, answer)
 
 
 class Pipeline:
@@ -101,6 +135,7 @@ class Pipeline:
                     f"the model must be the last stage, but {built[i + 1].name} stands below it; "
                     "give the model `stop` to end it between two layers"
                 )
+        _check_windows(built, self.noise_index)
         if built[-1].family == "model" and isinstance(built[-1], Model) and built[-1].partial:
             raise ConfigError("the pipeline ends with a part of a model: add the rest, with `start`")
         self._routes: dict[Space, Route] = {}
@@ -186,6 +221,8 @@ class Pipeline:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the base classifier on points of the certified object's space, `(batch, *shape)`."""
+        if any(isinstance(stage, Windows) for stage in self.base):
+            raise ConfigError("a pipeline with windows runs on a clip's route: pipe.route(clip.space).run(x)")
         for stage in self.base:
             x = stage(x)
         return x
@@ -209,6 +246,17 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline([{', '.join(self.describe())}])"
+
+
+def _check_windows(stages: Sequence[Stage], noise: int) -> None:
+    places = [i for i, stage in enumerate(stages) if isinstance(stage, Windows)]
+    if any(place < noise for place in places):
+        raise ConfigError(
+            "windows stand below the noise, where they and their vote belong to the base classifier; to certify the "
+            "parts of a recording one by one, cut it before the pipeline: data: {cut: {seconds: …, hop: …}}"
+        )
+    if len(places) > 1:
+        raise ConfigError(f"a pipeline cuts into windows once, got {len(places)} stages of windows")
 
 
 def _as_model(thing: object) -> Model:

@@ -42,6 +42,8 @@ WATCHDOG = 600.0
 _GRACE = 5.0  # seconds that a worker gets to finish its micro-batch when a run ends early
 _LOOK = 0.5  # seconds between two looks at whether anything was finished
 _NAME = "soundcert worker"
+# Shapes of object for which a worker keeps its rows: recordings may all differ in length.
+_MOST_PLACES = 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -409,12 +411,16 @@ def _lacks_memory(error: BaseException) -> bool:
 
 def _work(queue: _Queue[Any]) -> None:
     torch.set_num_threads(1)  # the setting belongs to the thread; small batches gain nothing from more
-    places: dict[int, _Place] = {}
+    places: dict[BaseClassifier, _Place] = {}
     try:
         with torch.inference_mode():
             while (parts := queue.take()) is not None:
                 base: BaseClassifier = parts[0].active.task.base
-                place = places.get(id(base)) or places.setdefault(id(base), _Place(base))
+                places[base] = place = places.pop(base, None) or _Place(
+                    base
+                )  # the last of them is the latest
+                if len(places) > _MOST_PLACES:
+                    del places[next(iter(places))]
                 queue.answer(parts, place.run(parts))
     except BaseException as error:
         queue.fail(error)

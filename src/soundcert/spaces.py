@@ -21,7 +21,8 @@ class Space:
     """A vector space in the pipeline.
 
     `name` says which one it is ("file", "waveform", "log-mel", ...); `kind` is what a perturbation
-    there would be; `unit` is the unit of one coordinate; `gain` is true once a gain was applied.
+    there would be; `unit` is the unit of one coordinate; `gain` is true once a gain was applied; `cut`
+    says how the clip was cut out of a longer recording, if it was.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Space:
     rate: int | None = None
     unit: str = "full scale"
     gain: bool = False
+    cut: str | None = None
 
     @property
     def size(self) -> int:

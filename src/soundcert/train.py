@@ -21,14 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from soundcert.audio import load_clip
 from soundcert.config import Config, TrainConfig
 from soundcert.data import DataConfig, Item, load_items, without_roots
 from soundcert.errors import ConfigError, InputError
 from soundcert.models import save_weights
 from soundcert.pipeline import Pipeline
 from soundcert.randomness import NoiseKey, noise_stream
-from soundcert.stages import Model, Stage
+from soundcert.stages import Model, Stage, Windows
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,11 @@ def train(
         raise ConfigError("train: the pipeline must end with a model stage that names its `network`")
     target = out or _weights_of(config, base)
     folder = target.with_suffix(".training")
+    if any(isinstance(stage, Windows) for stage in pipe.base):
+        raise ConfigError(
+            "train: a model is trained on one window a clip: leave `windows` out of the training config, and cut long "
+            "recordings with data: {cut: {seconds: …}}"
+        )
     if any(stage.family == "model" for stage in pipe.front):
         raise ConfigError(
             "train: train the model with its noise at the input or the features first; "
@@ -112,7 +116,7 @@ def _weights_of(config: Config, base: Path) -> Path:
 
 
 def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[list[Item], list[Item]]:
-    if None in (settings.clips, settings.validation) and data.source not in ("speech_commands", "manifest"):
+    if None in (settings.clips, settings.validation) and data.source in ("folder", "esc10", "esc50"):
         raise ConfigError(
             f"train: data of source {data.source!r} has no splits: name `clips` and `validation` under `train`, "
             "such as {source: esc10, root: …, folds: [3, 4, 5]}"
@@ -156,7 +160,7 @@ def _load(pipe: Pipeline, items: Sequence[Item], labels: Sequence[str]) -> tuple
                 f"train: clip {item.name} has label {item.label!r}, which the model does not name"
             )
         try:
-            clip = load_clip(item.path, name=item.name)
+            clip = item.load()
             v = pipe.object_of(clip).float()
         except InputError as error:
             bad.append(str(error))

@@ -12,11 +12,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import soundcert as sc
-from foreign import PYTHON, SAMPLES, Detector, write_features_onnx, write_onnx, write_tflite
+from foreign import (
+    PYTHON,
+    SAMPLES,
+    Detector,
+    write_features_onnx,
+    write_onnx,
+    write_stateful_onnx,
+    write_tflite,
+)
 from helpers import folder_of_tones
 from soundcert.demo import demo_folder
 from soundcert.models import bundled, load_weights
@@ -48,6 +57,11 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "my_package" / "models.py").write_text(functions)
     write_onnx(home / "waveform.onnx")
     write_onnx(home / "int8.onnx", batch=1, quantised=True)
+    (home / "my_package" / "nets.py").write_text(
+        "from foreign import Detector\n\n\ndef make(tones):\n    assert tones == 2\n    return Detector()\n"
+    )
+    save_file(Detector().state_dict(), home / "detector.safetensors")
+    write_stateful_onnx(home / "state.onnx")
     w = np.random.default_rng(0).normal(size=(88, 2)).astype(np.float32)
     write_features_onnx(home / "features.onnx", (11, 8), w)
     net = Detector().eval()
@@ -98,7 +112,8 @@ def test_every_row_has_its_config_and_every_config_its_row() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_row_of_the_table(zoo, cli, monkeypatch, tmp_path, name) -> None:
-    _, _, takes, gradients, rows, computed, needs = ROWS[name]
+    _, _, takes, noise_on, black_box, gradients, rows, computed, engines, needs = ROWS[name]
+    assert black_box == "yes", "which the certificates below show"
     if name in ("wav2vec2.yaml", "ast.yaml", "whisper.yaml"):
         hugging_face(zoo, name.removesuffix(".yaml"))
     if name == "tflite.yaml":
@@ -114,9 +129,10 @@ def test_each_row_of_the_table(zoo, cli, monkeypatch, tmp_path, name) -> None:
     if trust:
         assert cli("audit", config).code == 2
 
-    clips = ["--limit", 1] if name == "weights.yaml" else []
+    words = name in ("weights.yaml", "windows.yaml")
+    clips = ["--limit", 1] if words else []
     options = [*trust, *clips]
-    if name == "weights.yaml":  # whose labels are words
+    if words:  # its labels
         shutil.copytree(demo_words(tmp_path), tmp_path / "recordings", dirs_exist_ok=True)
         options += ["--data", tmp_path / "recordings"]
     assert cli("audit", config, *options).code == 0
@@ -133,22 +149,36 @@ def test_each_row_of_the_table(zoo, cli, monkeypatch, tmp_path, name) -> None:
     if extra:
         assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text()
 
+    # Another engine takes over what is a torch module; the rest is refused before a run is begun.
+    assert engines == ("any" if loaded is None or loaded.module is not None else "none")
+    if engines == "none":
+        other = zoo / f"engine-{name}"
+        other.write_text(
+            CONFIGS[name].replace("certify: {", "certify: {engine: onnxruntime, "), encoding="utf-8"
+        )
+        ran = cli("certify", other, *options, "--out", tmp_path / "other")
+        assert (ran.code, "cannot take over" in ran.err) == (2, True)
+
     # The noise anywhere above the model.
     kinds = set()
     front = [s for s in specs[:-1] if not (isinstance(s, dict) and "gaussian_noise" in s)]
-    for place in range(len(front) + 1):
+    cut = next((i for i, s in enumerate(front) if isinstance(s, dict) and "windows" in s), len(front))
+    for place in range(cut + 1):
         moved = [*front[:place], {"gaussian_noise": {"sigma": 0.01}}, *front[place:], specs[-1]]
         bound = sc.Pipeline.from_specs(moved, zoo, trust=bool(trust))
         route = bound.route(sc.Space("file", "waveform", (16_000,), 16_000))
         kinds.add(route.object.kind)
         if loaded is not None and gradients == "yes":
             x = torch.zeros(1, *route.object.shape).normal_(generator=torch.Generator().manual_seed(0))
-            y = x.requires_grad_()
-            for stage in route.base:
-                y = stage(y)
+            y = route.run(x.requires_grad_())
             assert torch.autograd.grad(y[0, 0], x)[0].isfinite().all()
-    assert kinds == ({"waveform", "feature"} if takes == "features" else {"waveform"})
-    sys.modules.pop("my_package.models", None)
+    if "windows" in CONFIGS[name]:  # of waveforms here; windows of frames stand below noise on features
+        assert kinds == {"waveform"}
+    else:
+        assert kinds == ({"waveform", "feature"} if takes == "features" else {"waveform"})
+        assert noise_on == ("waveform, features" if takes == "features" else "waveform")
+    for module in ("models", "nets"):
+        sys.modules.pop(f"my_package.{module}", None)
 
 
 def demo_words(folder: Path) -> Path:

@@ -526,5 +526,5 @@ def test_config_round_trips_and_describes_itself():
 def test_every_source_is_described():
     infos = known_sources()
     schema = DataConfig.model_json_schema()["properties"]["source"]
-    assert [info.name for info in infos] == schema["enum"]
+    assert [info.name for info in infos][:5] == schema["examples"], "packages may add others"
     assert all(info.summary and info.layout and info.licence for info in infos)

@@ -194,11 +194,6 @@ def test_the_digest_covers_weights_and_config(folders, tmp_path) -> None:
 # --- refusals --------------------------------------------------------------------------------------
 
 
-def test_a_name_of_the_hub_is_not_fetched() -> None:
-    with pytest.raises(ModelError, match=r"nothing is fetched from the hub.*hf download"):
-        Model(hf="facebook/wav2vec2-base-960h")
-
-
 def test_pickled_weights_and_code_of_its_own_are_refused(folders, tmp_path) -> None:
     import json
     import shutil

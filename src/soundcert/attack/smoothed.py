@@ -132,8 +132,7 @@ class Target:
         leaf = delta.detach().clone().requires_grad_()
         noise = self._noise.fill_(torch.empty(draws, *self.front.v.shape))
         y = self._moved(leaf).float() + noise
-        for stage in self.front.route.base:
-            y = straight_through(stage, y)
+        y = self.front.route.run(y, straight_through)
         others = torch.cat([y[:, : self.top], y[:, self.top + 1 :]], dim=1)
         margins = y[:, self.top] - (others.amax(dim=1) if rival is None else y[:, rival])
         margins = margins[margins.isfinite()]

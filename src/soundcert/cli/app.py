@@ -68,8 +68,9 @@ def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> 
             update={"certify": validate(CertifyConfig, values, "the command line")}
         )
     if data is not None:
+        cut = settings.data.cut if settings.data else None  # part of what is certified
         kind = "manifest" if data.suffix.lower() in LIST_SUFFIXES else "folder"
-        chosen = validate(DataConfig, {"source": kind, "root": data.resolve()}, "--data")
+        chosen = validate(DataConfig, {"source": kind, "root": data.resolve(), "cut": cut}, "--data")
     elif settings.data is not None:
         chosen = settings.data
     else:
@@ -86,11 +87,9 @@ Tick = Callable[[int, int, str], None]
 
 
 def clips_of(items: Sequence[Item], tick: Tick) -> Iterator[Any]:
-    from soundcert.audio import load_clip
-
     for number, item in enumerate(items, start=1):
         try:
-            yield load_clip(item.path, name=item.name)
+            yield item.load()
         except InputError as error:
             yield (item.name, error)
         tick(number, len(items), item.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,7 +14,10 @@ from soundcert.errors import ConfigError
 @app.command
 def inspect(
     model: Annotated[
-        str, Parameter(help="An .onnx, .tflite, .pt or .pt2 file, a folder, or package.module:function.")
+        str,
+        Parameter(
+            help="An .onnx, .tflite, .pt or .pt2 file, a folder or hub name, or package.module:function."
+        ),
     ],
     *,
     trust: Trust = False,
@@ -30,6 +33,12 @@ def inspect(
     ] = None,
     data: Annotated[
         Path | None, Parameter(help="Folder of recordings, one folder a class, for the config.")
+    ] = None,
+    weights: Annotated[
+        str | None, Parameter(help="Safetensors file, where MODEL is a function that makes the network.")
+    ] = None,
+    options: Annotated[
+        str | None, Parameter(help="The model's own options as YAML, such as '{chunk: 512, state: {h: hn}}'.")
     ] = None,
     out: Annotated[Path | None, Parameter(help="Write a starting config to this file.")] = None,
     as_json: Json = False,
@@ -49,8 +58,9 @@ def inspect(
     if data is not None and not data.is_dir():
         raise ConfigError(f"--data: no folder at {data}")
     found = inspect_model(
-        model, trust=trust, labels=_labels(labels), rate=rate, seconds=seconds, shape=_shape(shape)
-    )
+        model, trust=trust, labels=_labels(labels), rate=rate, seconds=seconds, shape=_shape(shape),
+        options=_options(options), weights=weights,
+    )  # fmt: skip
     contract = write_config(found, out, data) if out is not None and found.deterministic else None
     if as_json:
         print_json({**found.to_dict(), "config": str(out) if contract else None, "contract": contract})
@@ -77,6 +87,20 @@ def _labels(given: str | None) -> tuple[str, ...]:
             raise ConfigError(f"--labels: {given} is not UTF-8 text") from None
         return tuple(line.strip() for line in lines if line.strip())
     return tuple(part.strip() for part in given.split(",") if part.strip())
+
+
+def _options(given: str | None) -> dict[str, Any]:
+    if given is None:
+        return {}
+    import yaml
+
+    try:
+        values = yaml.safe_load(given)
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, dict):
+        raise ConfigError(f"--options must be a YAML mapping, as '{{chunk: 512}}', got {given!r}")
+    return values
 
 
 def _shape(given: str | None) -> tuple[int, ...]:

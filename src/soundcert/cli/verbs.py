@@ -235,9 +235,9 @@ def predict(
 
     Example: `soundcert predict kws.yaml yes.wav no.wav`
     """
-    from soundcert.audio import load_clip
     from soundcert.certify import SmoothedClassifier, check_prediction
     from soundcert.config import load_config
+    from soundcert.data import clips_of_file
     from soundcert.pipeline import Pipeline
 
     settings = load_config(config)
@@ -251,13 +251,16 @@ def predict(
         device=named.device,
     )
     records: list[dict[str, Any]] = []
-    for path in clips:
+    items = [
+        item for path in clips for item in clips_of_file(path, settings.data.cut if settings.data else None)
+    ]
+    for item in items:
         try:
-            answer = deployed.predict(load_clip(path, name=str(path)), n=n, alpha=alpha, seed=seed)
+            answer = deployed.predict(item.load(), n=n, alpha=alpha, seed=seed)
         except (InputError, ConfigError) as error:
-            if len(clips) == 1:
+            if len(items) == 1:
                 raise
-            records.append({"clip": str(path), "status": "failed", "reason": str(error)})
+            records.append({"clip": item.name, "status": "failed", "reason": str(error)})
             print(f"soundcert: {error}", file=sys.stderr)
             continue
         records.append(answer.to_dict())

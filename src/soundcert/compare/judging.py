@@ -339,9 +339,10 @@ def grouping(names: Sequence[str]) -> tuple[list[str], str]:
     """Return the speaker or recording of each clip as its name tells it, and what it is; "clip" where it does not.
 
     Speech Commands names its speakers (WORD/SPEAKER_nohash_NUMBER), ESC its source recordings
-    (FOLD-RECORDING-TAKE-CLASS).
+    (FOLD-RECORDING-TAKE-CLASS); clips that soundcert cut out of a recording are its own (RECORDING#t=START,END).
     """
-    stems = [PurePosixPath(name).stem for name in names]
+    recordings = [name.partition("#t=")[0] for name in names]
+    stems = [PurePosixPath(name).stem for name in recordings]
     for pattern, what in (
         (r"([0-9a-f]+)_nohash_\d+", "speaker"),
         (r"\d+-(\d+)-[A-Z]\d*-\d+", "source recording"),
@@ -349,7 +350,7 @@ def grouping(names: Sequence[str]) -> tuple[list[str], str]:
         found = [re.fullmatch(pattern, stem) for stem in stems]
         if all(found):
             return [match[1] for match in found if match], what
-    return list(names), "clip"
+    return recordings, "clip" if recordings == list(names) else "recording"
 
 
 def _named(run: Run, field: str, keys: Sequence[str]) -> list[str]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundcert.audio import load_clip
 from soundcert.bounds import certified_radius, monte_carlo_ceiling
 from soundcert.config import Config, validate
 from soundcert.data import Item, load_items
@@ -113,7 +112,7 @@ def carried(
                 f"{run.path} certified {name!r}, which its data list no longer holds: restore the data"
             )
         try:
-            clip = load_clip(places[name].path, name=name)
+            clip = places[name].load()
         except InputError as error:
             raise RunError(f"{run.path}: {error}; restore the data") from None
         if clip.digest != digest:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..errors import ConfigError, did_you_mean
+from .cut import CutConfig
 from .items import SPLITS, canonical_split
-
-SourceName = Literal["folder", "manifest", "speech_commands", "esc10", "esc50"]
+from .registry import source_names
 
 
 class DataConfig(BaseModel):
     """Which clips, and which of them. `labels` and `label_map` speak of the data's own labels.
 
-    Filters apply in this order: split and folds, labels, limit. The limit takes the first clips in
+    Filters apply in this order: split and folds, labels, cut, limit. The limit takes the first clips in
     the order of BLAKE2b-128("{shuffle_seed}:{name}"): an unbiased sample (not a balanced one) that
     depends on nothing but the names, and that a larger limit only adds to.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: SourceName = Field(description="How the data is laid out; `soundcert data` describes each.")
+    source: str = Field(
+        description="How the data is laid out; `soundcert data` describes each.",
+        json_schema_extra={"examples": ["folder", "manifest", "speech_commands", "esc10", "esc50"]},
+    )
     root: Path = Field(
         description="Folder of the data, or the list of files; relative to the configuration file."
     )
@@ -39,6 +42,10 @@ class DataConfig(BaseModel):
     label_map: dict[str, str] = Field(
         {}, description="The model's name for labels that the data names differently: {data: model}."
     )
+    cut: CutConfig | None = Field(
+        None,
+        description="Cut long recordings into clips, each certified by itself; clips are then its parts.",
+    )
     limit: int | None = Field(None, ge=1, description="Keep at most this many clips, an unbiased sample.")
     shuffle_seed: int = Field(0, description="Which sample `limit` takes.")
 
@@ -47,7 +54,7 @@ class DataConfig(BaseModel):
     @field_validator("source", mode="before")
     @classmethod
     def _known_source(cls, value: Any) -> Any:
-        known = get_args(SourceName)
+        known = source_names()
         if isinstance(value, str) and value not in known:
             raise ConfigError(
                 f"data.source: expected a known source, got {value!r}{did_you_mean(value, known)}"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from ..audio import Clip, load_clip, load_part
 from ..errors import ConfigError, InputError
 
 AUDIO_SUFFIXES = frozenset(
@@ -30,13 +31,31 @@ SPLITS = ("training", "validation", "testing")
 
 @dataclass(frozen=True)
 class Item:
-    """One clip of a data list. `name` is its POSIX path relative to the list's root."""
+    """One clip of a data list. `name` is its POSIX path relative to the list's root.
+
+    start, frames: which part of the file it is, None for all of it. recording, cut: the file's own name, and how it
+    was cut, for a part.
+    """
 
     name: str
     path: Path
     label: str | None
     split: str | None = None
     fold: int | None = None
+    start: int = 0
+    frames: int | None = None
+    recording: str | None = None
+    cut: str | None = None
+
+    def load(self, name: str | None = None) -> Clip:
+        """Decode this clip; InputError, one line, for whatever is wrong with the file. name: another than its own."""
+        name = self.name if name is None else name
+        if self.frames is None:
+            clip = load_clip(self.path, name=name)
+            if self.cut is not None:  # its length could not be read, so that it was not cut
+                raise InputError(f"{name!r} could not be read when it was to be cut: try again")
+            return clip
+        return load_part(self.path, self.start, self.frames, name=name, cut=self.cut)
 
 
 def canonical_split(name: str) -> str:

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import ConfigError, did_you_mean
 from .config import DataConfig
+from .cut import cut_items
 from .datasets import esc10_items, esc50_items, speech_commands_items
 from .folder import folder_items
 from .items import Item
 from .manifest import manifest_items
+from .registry import Source, SourceInfo, all_sources, register_source, source_of
 
-
-@dataclass(frozen=True)
-class SourceInfo:
-    """What `soundcert data` says of a source."""
-
-    name: str
-    summary: str
-    layout: str
-    licence: str
-
-
-_SOURCES: dict[str, tuple[Callable[[Path], list[Item]], SourceInfo]] = {
-    "folder": (
-        folder_items,
-        SourceInfo(
+BUILT_IN = (
+    Source(
+        items=folder_items,
+        info=SourceInfo(
             "folder",
             "Your own audio: one folder a class, a folder with a table of labels, or a flat folder without labels.",
             "root/LABEL/*.wav (or flac, ogg, opus, mp3, aiff, au, caf, w64), or root/metadata.csv or .jsonl with "
@@ -36,9 +27,9 @@ _SOURCES: dict[str, tuple[Callable[[Path], list[Item]], SourceInfo]] = {
             "yours",
         ),
     ),
-    "manifest": (
-        manifest_items,
-        SourceInfo(
+    Source(
+        items=manifest_items,
+        info=SourceInfo(
             "manifest",
             "Your own list of files, with labels, splits and folds as far as you have them.",
             "root is a .csv or .jsonl file with file[,label,split,fold], or a .txt file with a path a line and, "
@@ -46,49 +37,52 @@ _SOURCES: dict[str, tuple[Callable[[Path], list[Item]], SourceInfo]] = {
             "yours",
         ),
     ),
-    "speech_commands": (
-        speech_commands_items,
-        SourceInfo(
+    Source(
+        items=speech_commands_items,
+        info=SourceInfo(
             "speech_commands",
             "Google Speech Commands: spoken words of one second; splits training, validation, testing.",
             "root/WORD/*.wav with validation_list.txt and testing_list.txt, or meta.csv (file,label,split)",
             "CC BY 4.0",
         ),
     ),
-    "esc10": (
-        esc10_items,
-        SourceInfo(
+    Source(
+        items=esc10_items,
+        info=SourceInfo(
             "esc10",
             "ESC-10: 400 environmental sounds of five seconds in 10 classes; folds 1 to 5.",
             "root/meta/esc50.csv with root/audio/ (its esc10 part), or meta.csv (file,label,fold)",
             "CC BY 3.0",
         ),
     ),
-    "esc50": (
-        esc50_items,
-        SourceInfo(
+    Source(
+        items=esc50_items,
+        info=SourceInfo(
             "esc50",
             "ESC-50: 2000 environmental sounds of five seconds in 50 classes; folds 1 to 5.",
             "root/meta/esc50.csv with root/audio/, or meta.csv (file,label,fold)",
             "CC BY-NC 3.0",
         ),
     ),
-}
+)
+for one in BUILT_IN:
+    register_source(one)
 
 
 def known_sources() -> list[SourceInfo]:
-    return [info for _, info in _SOURCES.values()]
+    """Return what is said of every source, those of other packages included."""
+    return [source.info for source in all_sources()]
 
 
 def load_items(config: DataConfig, base: Path | None = None) -> list[Item]:
-    """The clips that `config` names, sorted by name.
+    """The clips that `config` names, sorted by name (parts of a recording by their place in it).
 
     A relative root is taken from `base`, the folder of the configuration file. `Item.label` is the
     model's name for the label (after `label_map`).
     """
     root = config.root.expanduser()
     root = root if base is None else base / root
-    items = _SOURCES[config.source][0](root)
+    items = list(source_of(config.source).items(root))
     _check_labels(config, items)
     items = _of_split(config, items)
     items = _of_folds(config, items)
@@ -98,10 +92,12 @@ def load_items(config: DataConfig, base: Path | None = None) -> list[Item]:
             raise ConfigError(
                 f"data.labels: the chosen split or folds have no clip of {_words(config.labels)}"
             )
+    if config.cut is not None:
+        items = cut_items(items, config.cut)
     if config.limit is not None:
         items = sorted(items, key=lambda item: _rank(config.shuffle_seed, item.name))[: config.limit]
     renamed = (_renamed(item, config.label_map) for item in items)
-    return sorted(renamed, key=lambda item: item.name)
+    return sorted(renamed, key=lambda item: (item.recording or item.name, item.start))
 
 
 def _check_labels(config: DataConfig, items: list[Item]) -> None:

@@ -87,7 +87,7 @@ def take_records(
     records: Sequence[Mapping[str, Any]], file: str, out: Builder, summary: Mapping[str, Any] | None = None
 ) -> None:
     """Take the rows of certificates.jsonl and the figures that follow from them."""
-    from soundcert.runs.summary import summarise
+    from soundcert.runs.summary import summarise, tied
 
     summary = summarise(records) if summary is None else summary
     for key, name in _SUMMARY.items():
@@ -95,8 +95,8 @@ def take_records(
             out.put(name, f"summary.{key}", str(summary[key]))
     if interval := summary.get("smoothed_accuracy_interval_95"):
         out.put("interval", "summary.smoothed_accuracy_interval_95", f"[{interval[0]}, {interval[1]}]")
-    elif any(r.get("policy") == "budget" for r in records):
-        out.put("interval", "policy", "none under a budget: a clip's draws depend on the other clips")
+    elif reason := tied(records):
+        out.put("interval", "policy", f"none: {reason}")
     for radius, share in (summary.get("certified_accuracy_at_radius") or {}).items():
         r, a = parse(radius), parse(repr(share), "share")
         if r and a:

@@ -24,7 +24,7 @@ from typing import Any
 from soundcert.bounds import accuracy_interval
 from soundcert.report.terminal import VIEWS
 from soundcert.runs import Run
-from soundcert.runs.summary import CONFIDENCE_ALPHA
+from soundcert.runs.summary import CONFIDENCE_ALPHA, tied
 
 _GRID = 40
 _WIDEST_DB, _NARROWEST_DB = 60.0, 20.0
@@ -121,8 +121,8 @@ def intervals_of(run: Run) -> Intervals:
     """Return the intervals for this run's curves."""
     counted = _counted(run)
     alphas = [r["alpha"] for r in counted]
-    tied = any(r.get("policy") == "budget" for r in counted)
-    return Intervals(len(counted), max(alphas) if alphas and not tied else None)
+    free = tied(counted) is None
+    return Intervals(len(counted), max(alphas) if alphas and free else None)
 
 
 def curves(run: Run, intervals: Intervals | None = None) -> list[Curve]:

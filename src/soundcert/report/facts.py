@@ -186,7 +186,7 @@ def tiles(run: Run) -> list[dict[str, Any]]:
             low, high = percents(s["smoothed_accuracy_interval_95"])
             more = f"{good} of {total} clips; 95{NBSP}% interval {low} to {high}"
         else:
-            more = f"{good} of {total} clips; no interval, a budget ties the clips together"
+            more = f"{good} of {total} clips; no interval: {s['no_interval']}"
         out.append({"name": "Certified, right label", "value": percent(good, total), "more": more})
     elif run.usable:
         share = percent(s["certified"], len(run.usable))

@@ -19,6 +19,7 @@ from soundcert.report.forms import optional
 from soundcert.report.study import counted_good, grouped, labelled, policy_of, share_name, some_warnings
 from soundcert.report.words import visible
 from soundcert.runs import Run
+from soundcert.runs.summary import tied
 
 _MOST_CORNERS = 1000
 #: Settings of every figure: real text in SVG, no dates, no random identifiers.
@@ -158,8 +159,8 @@ def _notes(run: Run, intervals: Intervals, width: int) -> list[str]:
         f"{grouped(intervals.total)} clips are certified{right}; abstentions are not. "
     )
     said += (
-        "A shared budget ties the clips together: no intervals."
-        if policy_of(run) == "budget"
+        f"No intervals: {reason}."
+        if (reason := tied(run.usable))
         else "Each 95 % interval holds at one x chosen beforehand, not for the whole curve."
     )
     out = textwrap.wrap(said, width)

@@ -19,12 +19,12 @@ from soundcert.report.study import (
     grouped,
     joined,
     labelled,
-    policy_of,
     share_name,
     some_warnings,
 )
 from soundcert.report.words import percent, plain_words
 from soundcert.runs import Run
+from soundcert.runs.summary import tied
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
@@ -122,8 +122,8 @@ def _accuracy(run: Run, slug: str) -> str:
         lines += [_line(row, some=axis == "radius") for row in rows]
     total = next(iter(tables.values()))[0].total
     how = (
-        "A shared budget ties the clips together, so that there are no intervals."
-        if policy_of(run) == "budget"
+        f"There are no intervals: {reason}."
+        if (reason := tied(run.usable))
         else "Intervals are pointwise: each holds at one level chosen beforehand."
     )
     name = share_name(run)

@@ -172,7 +172,7 @@ def _recording(items: Mapping[str, Item], record: Mapping[str, Any]) -> Clip | s
         reason = "its file is not in the data list"
     for item in places:
         try:
-            clip = load_clip(item.path, name=name)
+            clip = item.load(name)
         except SoundcertError as error:
             reason = str(error)
             continue

@@ -20,7 +20,7 @@ from soundcert.report.curve import Curve, Intervals, curves, intervals_of
 from soundcert.report.terminal import VIEWS, shown
 from soundcert.report.words import length, percent, percents
 from soundcert.runs import Run
-from soundcert.runs.summary import SNR_GRID
+from soundcert.runs.summary import SNR_GRID, tied
 
 #: Axes that a table of certified accuracy has, and how each is read.
 TABLE_AXES = {
@@ -397,7 +397,7 @@ def _result(run: Run) -> str:
         row = next((r for r in reach if r.value == float(f"{sigma:.6g}")), reach[-1])
         out.append(f"{share_name(run)} at raw radius {row.level}: {_figure(row)}")
     how = (
-        ". There are no intervals: a shared budget ties the clips together."
+        f". There are no intervals: {tied(run.usable)}."
         if rows[0].interval is None
         else ". Intervals are pointwise: each holds at one radius chosen beforehand, allowing for false certificates and "
         "for the sampling of clips, which must be independent of each other."

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from soundcert.audit import Audit
 from soundcert.bounds import format_down, format_up
-from soundcert.data.sources import SourceInfo
+from soundcert.data import SourceInfo
 from soundcert.flags import Flag
 
 # view: what it is called, its unit, and whether a larger value claims less (rounded up).
@@ -136,7 +136,7 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
         )
     ]
     if "smoothed_accuracy" in summary:
-        interval = "no interval: a budget ties the clips together"
+        interval = f"no interval: {summary.get('no_interval') or 'a budget ties the clips together'}"
         if "smoothed_accuracy_interval_95" in summary:
             low, high = summary["smoothed_accuracy_interval_95"]
             interval = f"95 % interval {low:.2%} to {high:.2%}"

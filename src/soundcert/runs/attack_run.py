@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from soundcert.attack import Attacker, Claim, Deployments, Settings
-from soundcert.audio import Clip, load_clip
+from soundcert.audio import Clip
 from soundcert.certify import SmoothedClassifier
 from soundcert.classifier import Fastest
 from soundcert.config import Config, validate
@@ -141,7 +141,7 @@ def _recording(run: Path, places: Mapping[str, Item], record: Mapping[str, Any])
             f"{run} has a certificate for {name!r}, which its data list no longer holds: restore the data"
         )
     try:
-        clip = load_clip(places[name].path, name=name)
+        clip = places[name].load()
     except InputError as error:
         return error
     if clip.digest != record["digest"]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from soundcert.audio import load_clip
 from soundcert.certify import Sampling, SmoothedClassifier, check_pilots, share
 from soundcert.classifier import Fastest, computed_by, default_batch, fastest, usable_device
 from soundcert.config import Budget, CertifyConfig, Config
@@ -185,7 +184,7 @@ def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> 
     """
     for item in items:
         try:
-            clip = load_clip(item.path, name=item.name)
+            clip = item.load()
             route = pipe.route(clip.space)
             v = route.noise.held(pipe.object_of(clip))
         except ModelError:

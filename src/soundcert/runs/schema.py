@@ -12,6 +12,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "status": {"enum": ["certified", "abstained", "failed"], "description": "how it ended"},
     "reason": {"type": "string", "description": "why the clip could not be used (failed only)"},
     "truth": {"type": "string", "description": "the data list's label, where it has one"},
+    "recording": {"type": "string", "description": "the recording that the clip was cut out of, if it was"},
     "digest": {"type": "string", "description": "BLAKE2b-128 of the decoded samples, rate and channels"},
     "candidate": {"type": "string", "description": "the class that the selection draws chose"},
     "label": {"type": "string", "description": "the certified label (certified only)"},

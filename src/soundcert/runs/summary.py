@@ -37,10 +37,10 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         good = [r for r in labelled if r["status"] == "certified" and r["label"] == r["truth"]]
         out["smoothed_accuracy"] = len(good) / len(labelled)
         out["smoothed_accuracy_over"] = len(labelled)
-        # Under a budget a clip's draws depend on the other clips, so that successes are not independent.
-        independent = all(r.get("policy") != "budget" for r in labelled)
-        alpha = max(r["alpha"] for r in labelled)
-        if independent:
+        if (reason := tied(labelled)) is not None:
+            out["no_interval"] = reason
+        else:
+            alpha = max(r["alpha"] for r in labelled)
             out["smoothed_accuracy_interval_95"] = list(
                 accuracy_interval(len(good), len(labelled), CONFIDENCE_ALPHA, alpha)
             )
@@ -50,7 +50,8 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             if good and all(view in r["views"] or r["radius"] == 0 for r in good):
                 out[f"certified_accuracy_at_{view}"] = _curve_of_snr(good, len(labelled), view)
         for curve in [key for key in out if key.startswith("certified_accuracy_at_")]:
-            if independent and out[curve]:
+            if reason is None and out[curve]:
+                alpha = max(r["alpha"] for r in labelled)
                 name = curve.replace("accuracy_at", "accuracy_band_95_at")
                 out[name] = _band(out[curve], len(labelled), alpha)
     out["medians_over"] = "certified and correct clips" if labelled else "certified clips"
@@ -63,6 +64,19 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         if spaces := list(dict.fromkeys(name for r in good for name in r.get("spaces", ()))):
             out["spaces"] = {name: _in_space(good, name) for name in spaces}
     return out
+
+
+def tied(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say what makes clips depend on each other, so that no interval over them holds; None where nothing does.
+
+    Under a budget a clip's draws depend on the other clips; clips that were cut from one recording are alike.
+    """
+    if any(r.get("policy") == "budget" for r in records):
+        return "a budget ties the clips together"
+    parts = [r["recording"] for r in records if "recording" in r]
+    if len(set(parts)) < len(parts):
+        return "clips cut from one recording are not independent of each other"
+    return None
 
 
 def _in_space(good: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundcert.audio import Clip, load_clip
+from soundcert.audio import Clip
 from soundcert.certificate import Certificate, json_number
 from soundcert.certify import Sampling, SmoothedClassifier
 from soundcert.classifier import Fastest
@@ -83,7 +83,7 @@ class Worker:
 def _read(items: Sequence[Item], failed: dict[str, str]) -> Iterator[Clip]:
     for item in items:
         try:
-            clip = load_clip(item.path, name=item.name)
+            clip = item.load()
         except ModelError:
             raise
         except (InputError, ConfigError) as error:
@@ -97,7 +97,8 @@ def _failure(item: Item, failed: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _labelled(item: Item, record: dict[str, Any]) -> dict[str, Any]:
-    return record if item.label is None else {**record, "truth": item.label}
+    extra = {"truth": item.label, "recording": item.recording}
+    return {**record, **{key: value for key, value in extra.items() if value is not None}}
 
 
 def in_space(certificate: Certificate, name: str) -> dict[str, Any]:

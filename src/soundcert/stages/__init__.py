@@ -8,6 +8,7 @@ from soundcert.stages.model import Model
 from soundcert.stages.noise import GaussianNoise, LatticeNoise, NoiseStage
 from soundcert.stages.range import Clip, Quantize
 from soundcert.stages.shape import Fit, Mono, RemoveOffset, Resample
+from soundcert.stages.windows import Windows
 
 __all__ = [
     "Clip",
@@ -32,6 +33,7 @@ __all__ = [
     "Spectrogram",
     "Stage",
     "Standardize",
+    "Windows",
     "known_stages",
     "register",
     "stage_class",

@@ -22,7 +22,7 @@ from torch import Tensor
 from soundcert.errors import ConfigError, did_you_mean
 from soundcert.spaces import Space
 
-Family = Literal["shape", "gain", "noise", "range", "feature", "model", "other"]
+Family = Literal["shape", "gain", "noise", "range", "feature", "window", "model", "other"]
 
 # Proven radii are formed in float64 by a handful of operations; this covers their rounding.
 INWARD = 1.0 - 1e-12

@@ -21,6 +21,7 @@ from soundcert.models.loaders import (
     Request,
     load,
     parse_layout,
+    path_of,
     probe_rows,
 )
 from soundcert.models.weights import state_digest
@@ -54,8 +55,9 @@ class Model(Stage):
     start, stop: run only layers start … stop−1 of an nn.Sequential, so that noise can stand between
     two parts of one model. module: a torch module or callable given from Python.
 
-    Or one of python (`package.module:function`), onnx, torchscript, exported, tflite (files), hf (a folder), or
-    loader ({kind: source}, for a kind that a package adds): a model that soundcert did not make. trust: its code
+    Or one of python (`package.module:function`), factory (such a function that makes a torch network of `options`,
+    with `weights` in safetensors), onnx, torchscript, exported, tflite (files), hf (a folder, or a name of the hub),
+    or loader ({kind: source}, for a kind that a package adds): a model that soundcert did not make. trust: its code
     may be run. outputs: what it returns; classes: how many there are, for class numbers without labels;
     threshold: above which a single probability (or score) means the second label. layout: how it wants a row, as
     `batch, frames, bands`. rate: in hertz, what it was trained on. batch: rows a pass, where it takes no other.
@@ -74,6 +76,7 @@ class Model(Stage):
     exported: str | None = None
     tflite: str | None = None
     hf: str | None = None
+    factory: str | None = None
     loader: Mapping[str, str] | None = None
     trust: bool = False
     outputs: Outputs = "logits"
@@ -107,7 +110,7 @@ class Model(Stage):
             path = (
                 bundled(self.weights[len(BUNDLED) :])
                 if self.weights.startswith(BUNDLED)
-                else Path(self.weights)
+                else path_of(self.weights)
             )
             loaded = load_weights(path, network=self.network, options=self.options, labels=self.labels)
             put("module", loaded.module)
@@ -141,7 +144,9 @@ class Model(Stage):
         """Kind and source of a model that soundcert did not make; None for its own."""
         given = [(kind, value) for kind in BUILT_IN if (value := getattr(self, kind)) is not None]
         given += list((self.loader or {}).items())
-        own = [name for name in ("weights", "network") if getattr(self, name) is not None]
+        # A factory's network has weights of its own.
+        own = [name for name in ("weights", "network") if getattr(self, name) is not None and not (
+            name == "weights" and self.factory is not None)]  # fmt: skip
         if len(given) > 1 or (given and own):
             raise ConfigError(
                 f"model: choose one of {' and '.join([kind for kind, _ in given] + own)}: each is a whole model"
@@ -159,7 +164,8 @@ class Model(Stage):
                 raise ConfigError(f"model: {name} must be from {low}, got {value}")
         if self.threshold is not None and self.outputs == "probabilities" and not 0 < self.threshold < 1:
             raise ConfigError(f"model: threshold must be between 0 and 1, got {self.threshold:g}")
-        loaded = load(Request(kind, source, self.folder, self.trust, dict(self.options or {})))
+        weights = path_of(self.weights) if kind == "factory" and self.weights is not None else None
+        loaded = load(Request(kind, source, self.folder, self.trust, dict(self.options or {}), weights))
         put("loaded", loaded)
         put("labels", self.labels or loaded.labels)
         put("digest", loaded.digest)

@@ -10,6 +10,7 @@ returns, `(batch, classes)` or `(batch,)`; layout, batches of a fixed size and t
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,26 +25,47 @@ from soundcert.errors import ConfigError, MissingDependencyError, ModelError, di
 
 Run = Callable[[Tensor], Tensor]
 ENTRY_POINTS = "soundcert.loaders"
+#: Before the path of a file in an installed package, such as `package:silero_vad/data/silero_vad.onnx`.
+PACKAGE = "package:"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a config asks for. source: a path, or a dotted name. folder: where the config lies."""
+    """What a config asks for. source: a path, or a dotted name. folder: where the config lies. weights: a file beside."""
 
     kind: str
     source: str
     folder: Path | None = None
     trust: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
 
     @property
     def path(self) -> Path:
-        return Path(self.source)
+        return path_of(self.source)
 
     @property
     def name(self) -> str:
         """The source as a contract names it: never an absolute path."""
         return self.path.name
+
+
+def path_of(source: str) -> Path:
+    """Return where a model's file lies: a path, or `package:NAME/FILE` in an installed package (not imported)."""
+    if not source.startswith(PACKAGE):
+        return Path(source)
+    name, _, rest = source[len(PACKAGE) :].partition("/")
+    try:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    except (ImportError, ValueError):
+        spec = None
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not rest or ".." in Path(rest).parts or not places:
+        what = f"no package {name!r} is installed" if rest else "the file is missing"
+        raise ConfigError(
+            f"model: {source!r}: {what}; write `package:NAME/FILE`, a file in an installed package"
+        )
+    return next((Path(p, rest) for p in places if Path(p, rest).exists()), Path(places[0], rest))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
-"""Audio classifiers of Hugging Face transformers, from a local folder: `{hf: folder}` (`soundcert[hf]`).
+"""Audio classifiers of Hugging Face transformers: `{hf: folder}`, or `{hf: owner/name}` (`soundcert[hf]`).
 
 The folder is what `save_pretrained` writes: config.json, safetensors, preprocessor_config.json. Only the network
 is loaded here; its feature extractor becomes stages of the pipeline (`front_of`), where the contract sees it.
-Nothing is fetched, no code of the folder is run, and weights that are pickled are refused.
+A name of the hub is taken from the local cache, and fetched only where it is not there: these files and no others.
+No code of the folder is run, and weights that are pickled are refused.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +33,8 @@ from soundcert.models.loaders.base import (
     register_loader,
 )
 
+#: What is fetched of a model on the hub: no code, no pickles.
+FETCHED = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
 WAVEFORM, AST, WHISPER = "waveform", "ast", "whisper"
 
 
@@ -61,16 +67,72 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return values
 
 
-def folder_of(source: str) -> Path:
-    """Return a model's folder; ModelError where there is none (a name of the hub is not fetched)."""
+def is_hub_name(source: str) -> bool:
+    """Whether a source may be a name of the hub, owner/name."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
+
+
+def folder_of(source: str, revision: str | None = None) -> Path:
+    """Return a model's folder: itself, or that of a name of the hub in the local cache, fetched if need be."""
     folder = Path(source)
-    if not (folder / "config.json").is_file():
-        what = "has no config.json" if folder.is_dir() else "is no folder"
+    if folder.is_dir() or not is_hub_name(source):
+        if not (folder / "config.json").is_file():
+            what = "has no config.json" if folder.is_dir() else "is no folder"
+            raise ModelError(
+                f"{folder.name if folder.is_absolute() else source} {what}: `hf` takes a folder that save_pretrained "
+                "wrote, or a name of the hub, owner/name"
+            )
+        return folder
+    return _from_hub(source, revision)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    hub = need("huggingface_hub", "hf", "a name of the Hugging Face hub")
+    errors = need("huggingface_hub.errors", "hf", "a name of the Hugging Face hub")
+    asked = {"revision": revision, "allow_patterns": list(FETCHED)}
+    try:
+        folder = Path(hub.snapshot_download(name, local_files_only=True, **asked))
+        if _complete(folder):
+            return folder
+    except (errors.LocalEntryNotFoundError, FileNotFoundError):
+        pass
+    by_hand = f"or fetch it elsewhere with `hf download {name} --local-dir FOLDER` and name the folder"
+    what = f"{name} is no folder here, and not in the local cache of the Hugging Face hub"
+    try:
+        with quiet(bars=sys.stderr.isatty()):
+            folder = Path(hub.snapshot_download(name, endpoint=os.environ.get("HF_ENDPOINT"), **asked))
+    except errors.GatedRepoError:
         raise ModelError(
-            f"{folder.name if folder.is_absolute() else source} {what}: `hf` takes a local folder, and nothing is "
-            "fetched from the hub; get it once with `hf download NAME --local-dir FOLDER`"
-        )
+            f"{name} is gated: agree to its terms on the hub and log in (`hf auth login`), {by_hand}"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ModelError(
+            f"{name} has no revision {revision!r} on the hub: correct `options: {{revision: …}}`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(
+            f"{what}; the hub has no public model of that name: correct it, or log in (`hf auth login`)"
+        ) from None
+    except Exception as error:  # whatever a network fails with
+        off = isinstance(error, errors.OfflineModeIsEnabled) or hub.constants.HF_HUB_OFFLINE
+        state = "is switched off (HF_HUB_OFFLINE)" if off else "cannot be reached"
+        raise ModelError(f"{what}; the hub {state}: go online once, {by_hand}") from None
     return folder
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a cached snapshot has all that is asked for: a broken download leaves some of it."""
+    if not (folder / "config.json").is_file():
+        return False
+    indexes = list(folder.glob("*.safetensors.index.json"))
+    if not indexes:
+        return any(folder.glob("*.safetensors"))
+    needed = {
+        str(part)
+        for index in indexes
+        for part in read_json(folder, index.name).get("weight_map", {}).values()
+    }
+    return all((folder / part).is_file() for part in needed)
 
 
 def takes(config: dict[str, Any]) -> str:
@@ -81,8 +143,11 @@ def takes(config: dict[str, Any]) -> str:
 
 def load_hf(request: Request) -> Loaded:
     """Load an audio classifier from a local folder, in evaluation mode."""
-    check_options(request, ())
-    folder = folder_of(request.source)
+    check_options(request, ("revision",))
+    revision = request.options.get("revision")
+    folder = folder_of(request.source, None if revision is None else str(revision))
+    hub = not Path(request.source).is_dir()
+    title = request.source if hub else folder.resolve().name
     config = read_json(folder, "config.json")
     transformers = need("transformers", "hf", "a model of Hugging Face transformers")
     weights = sorted(folder.glob("*.safetensors"))
@@ -121,7 +186,8 @@ def load_hf(request: Request) -> Loaded:
         rate = read_json(folder, "preprocessor_config.json").get("sampling_rate")
     return Loaded(
         HfClassifier(model, what).eval(),
-        f"{folder.resolve().name}",
+        title,
+        f"revision {folder.name[:8]}" if hub else "",
         shape=shape,
         digest=file_digest(folder / "config.json", *weights),
         labels=tuple(str(names[i]) for i in sorted(names)),
@@ -133,21 +199,22 @@ def load_hf(request: Request) -> Loaded:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from drawing progress bars and warning of what is none of the user's business."""
+def quiet(bars: bool = False) -> Iterator[None]:
+    """Keep transformers from warning of what is none of the user's business, and from drawing bars but for `bars`."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     from transformers.utils import logging as hf_logging
 
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    drawn = hf_logging.is_progress_bar_enabled()
+    if not bars:
+        hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
-        if bars:
+        if drawn:
             hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
@@ -227,5 +294,10 @@ def whisper_front(told: dict[str, Any], rate: int) -> list[dict[str, dict[str, A
 
 
 LOADER = register_loader(
-    Loader("hf", load_hf, "an audio classifier of Hugging Face transformers, from a folder", names_file=False)
+    Loader(
+        "hf",
+        load_hf,
+        "an audio classifier of Hugging Face transformers, a folder or owner/name",
+        names_file=False,
+    )
 )

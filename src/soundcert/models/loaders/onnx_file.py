@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from soundcert.errors import ConfigError, ModelError, did_you_mean
+from soundcert.models.loaders import stream
 from soundcert.models.loaders.base import (
     Loaded,
     Loader,
@@ -32,8 +34,12 @@ RATE_KEYS = ("sample_rate", "sampling_rate", "samplerate", "rate")
 
 
 def load_onnx(request: Request) -> Loaded:
-    """Load an ONNX file with one input. Its quantisation is read from the graph's first and last nodes."""
-    check_options(request, ("output", *OPTIONS))
+    """Load an ONNX file. Its quantisation is read from the graph's first and last nodes.
+
+    It has one input, or others that `stream` describes: a state that goes from chunk to chunk, constants.
+    """
+    check_options(request, ("output", *OPTIONS, *stream.OPTIONS))
+    flow = stream.stream_of(request.options)
     ort = need("onnxruntime", "onnx", "a model in ONNX")
     onnx = need("onnx", "onnx", "a model in ONNX")
     path, name = request.path, request.name
@@ -53,16 +59,12 @@ def load_onnx(request: Request) -> Loaded:
     except Exception as error:
         raise ModelError(f"{name} cannot be run by onnxruntime: {first_line(error)}") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1:
-        raise ModelError(
-            f"{name} has {len(inputs)} inputs ({', '.join(i.name for i in inputs)}), one is supported: wrap it in a "
-            "Python function and use `python`"
-        )
     known = [o.name for o in outputs]
+    source, others = _signal(inputs, outputs, flow, name)
     wanted = request.options.get("output", known[0])
     if wanted not in known:
         raise ConfigError(f"model: {name} has no output {wanted!r}{did_you_mean(str(wanted), known)}")
-    source, target = inputs[0], outputs[known.index(wanted)]
+    target = outputs[known.index(wanted)]
     into = affine("input", _dtype(source.type, name), _scale(graph, source.name, "in"), request.options, name)
     out_of = affine(
         "output", _dtype(target.type, name), _scale(graph, target.name, "out"), request.options, name
@@ -71,7 +73,29 @@ def load_onnx(request: Request) -> Loaded:
     dims = [n if isinstance(n, int) and n > 0 else None for n in source.shape]
     bare = len(dims) == 1  # no batch: one row of samples
 
+    def start(batch: int) -> stream.State:
+        assert flow is not None
+        return {
+            other.name: np.full(
+                [n if isinstance(n, int) and n > 0 else batch for n in other.shape],
+                flow.constants.get(other.name, 0),
+                _dtype(other.type, name),
+            )
+            for other in others
+        }
+
+    def step(x: Tensor, state: stream.State) -> tuple[Tensor, stream.State]:
+        assert flow is not None
+        array = x.detach().cpu().numpy()
+        array = into.quantise(array) if into else array.astype(dtype, copy=False)
+        out, *after = session.run([wanted, *flow.state.values()], {source.name: array, **state})
+        out = out_of.real(out) if out_of else out
+        answer = torch.from_numpy(np.array(out)).float()
+        return answer, {**state, **dict(zip(flow.state, after, strict=True))}
+
     def run(x: Tensor) -> Tensor:
+        if flow is not None:
+            return flow.run(x, start(len(x)), step)
         array = x.detach().cpu().numpy()
         array = into.quantise(array) if into else array.astype(dtype, copy=False)
         (out,) = session.run([wanted], {source.name: array[0] if bare else array})
@@ -91,10 +115,12 @@ def load_onnx(request: Request) -> Loaded:
         facts["output quantisation"] = f"scale {out_of.scale:g}, zero point {out_of.zero_point}"
     if any(node.op_type == "DynamicQuantizeLinear" for node in graph.node):
         facts["dynamic quantisation"] = "scales come from the whole batch: rows may influence each other"
+    shape = tuple(dims) if bare else tuple(dims[1:]) if dims else None
     return Loaded(
         run,
         name,
-        shape=tuple(dims) if bare else tuple(dims[1:]) if dims else None,
+        flow.words() if flow else "",
+        shape=(None,) if flow else shape,
         batch=1 if bare else dims[0] if dims else None,
         digest=file_digest(path, *beside),
         runtime=f"onnxruntime {'int8' if eight else 'fp32'}",
@@ -102,6 +128,49 @@ def load_onnx(request: Request) -> Loaded:
         rate=next((int(meta[k]) for k in RATE_KEYS if meta.get(k, "").isdigit()), None),
         facts=facts,
     )
+
+
+def _signal(
+    inputs: list[Any], outputs: list[Any], flow: stream.Stream | None, name: str
+) -> tuple[Any, list[Any]]:
+    """Return the input that takes the sound, and the others, which a stream has to name."""
+    named = {*flow.state, *flow.constants} if flow else set()
+    known = [i.name for i in inputs]
+    for one in sorted(named):
+        if one not in known:
+            raise ConfigError(f"model: {name} has no input {one!r}{did_you_mean(one, known)}")
+    results = [o.name for o in outputs]
+    for after in flow.state.values() if flow else ():
+        if after not in results:
+            raise ConfigError(f"model: {name} has no output {after!r}{did_you_mean(after, results)}")
+    rest = [i for i in inputs if i.name not in named]
+    if len(rest) == 1:
+        return rest[0], [i for i in inputs if i.name in named]
+    if not rest:
+        raise ConfigError(
+            f"model: all inputs of {name} are said to be state or constants: one takes the sound"
+        )
+    raise ModelError(
+        f"{name} has {len(rest)} inputs ({', '.join(i.name for i in rest)}) and one takes the sound. If it has a state, "
+        f"name each with the output that is its next value, as `options: {_guess(rest[1:], results[1:])}`; else wrap it "
+        "in a Python function and use `python`"
+    )
+
+
+def _guess(others: list[Any], results: list[str]) -> str:
+    """Return the options of a stream as the names of a file suggest them."""
+    state = {
+        i.name: (get_close_matches(i.name, results, 1, 0.0) or ["OUTPUT"])[0]
+        for i in others
+        if len(i.shape) > 1
+    }
+    constants = [i.name for i in others if i.name not in state]
+    parts = [
+        ", ".join(f"{a}: {b}" for a, b in state.items()).join(("state: {", "}")) if state else "",
+        ", ".join(f"{a}: NUMBER" for a in constants).join(("constants: {", "}")) if constants else "",
+        "chunk: SAMPLES",
+    ]
+    return "{" + ", ".join(part for part in parts if part) + "}"
 
 
 def _dtype(kind: str, name: str) -> np.dtype[Any]:

@@ -79,22 +79,39 @@ def _module(request: Request, name: str) -> Any:
         raise ModelError(f"the Python module {name!r} cannot be imported: {first_line(error)}") from error
 
 
-def load_python(request: Request) -> Loaded:
-    """Import a function, or a callable object: of an installed module, or of one beside the config.
+def found_by_name(request: Request, kind: str) -> Any:
+    """Import what `package.module:name` names, of an installed module, or of one beside the config.
 
     Installed modules ask for trust too: importing one runs it, and what a config and its clips feed to any
     function that is installed (say, one that reads pickles) is not ours to foresee.
     """
-    check_options(request, ("numpy",))
     where, colon, attribute = request.source.partition(":")
     if not (where and colon and attribute):
-        raise ConfigError(f"model: python must be 'package.module:function', got {request.source!r}")
+        raise ConfigError(f"model: {kind} must be 'package.module:function', got {request.source!r}")
     demand_trust(request, "is Python code, which importing it runs")
     found: Any = _module(request, where)
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ConfigError(f"model: the Python module {where!r} has no {attribute!r}")
         found = getattr(found, part)
+    return found
+
+
+def source_of(found: Any) -> Path | None:
+    """Return the source file of a function, a class or an object; None where there is none."""
+    try:
+        source = inspect.getsourcefile(
+            found if inspect.isroutine(found) or inspect.isclass(found) else type(found)
+        )
+    except TypeError:  # built into Python, or an extension
+        return None
+    return Path(source) if source and Path(source).is_file() else None
+
+
+def load_python(request: Request) -> Loaded:
+    """Import a function, or a callable object; with trust."""
+    check_options(request, ("numpy",))
+    found = found_by_name(request, "python")
     if inspect.isclass(found) or not callable(found):
         raise ConfigError(
             f"model: {request.source} must be a function of a batch, or an object that can be called, "
@@ -102,13 +119,8 @@ def load_python(request: Request) -> Loaded:
         )
     if isinstance(found, nn.Module) and found.training:
         raise ModelError(f"the model {request.source} is in training mode: call .eval() where it is made")
-    digest = None
-    try:
-        source = inspect.getsourcefile(found if inspect.isroutine(found) else type(found))
-    except TypeError:  # built into Python, or an extension
-        source = None
-    if source and Path(source).is_file():
-        digest = file_digest(Path(source))
+    source = source_of(found)
+    digest = file_digest(source) if source else None
     seen = f"source file {digest[:8]}" if digest else "digest unknown"
     return Loaded(
         PythonFunction(found, request.source, bool(request.options.get("numpy"))),

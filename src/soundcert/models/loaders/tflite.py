@@ -59,9 +59,9 @@ def load_tflite(request: Request) -> Loaded:
     check_options(request, ("output", *OPTIONS))
     litert = need("ai_edge_litert.interpreter", "tflite", "a model in TFLite")
     path, name = request.path, request.name
-    refuse_pickle(path, "a TFLite file")
     data = path.read_bytes()
     if data[4:8] != b"TFL3":
+        refuse_pickle(path, "a TFLite file")
         raise ModelError(f"{name} is not a TFLite file (it does not begin as one)")
 
     def interpreter() -> Any:
