@@ -39,7 +39,7 @@ class Recordings:
         )
         if name in self.items:
             places = [self.items[name]]
-            other = RunError(
+            other: SoundcertError = RunError(
                 f"{name!r} is another recording than {self.path} certified (the digest differs): restore the data"
             )
         else:

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from soundcert.audio import load_clip
 from soundcert.config import CertifyConfig
 from soundcert.data import load_items
 from soundcert.errors import ConfigError, InputError
@@ -118,7 +117,7 @@ def measure(fit: Fit) -> tuple[float, float]:
     v = base = None
     for item in items:
         try:
-            clip = load_clip(item.path, name=item.name)
+            clip = item.load()
         except InputError:
             continue
         v, base = pipe.object_of(clip).float(), pipe.route(clip.space).base

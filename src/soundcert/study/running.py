@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import yaml
 
-from soundcert.audio import load_clip
 from soundcert.classifier import votes
 from soundcert.config import Config
 from soundcert.data import load_items, without_roots
@@ -114,7 +113,7 @@ def clean_accuracy(fit: Fit) -> dict[str, int]:
     with torch.inference_mode():
         for item in load_items(config.data, fit.folder):
             try:
-                clip = load_clip(item.path, name=item.name)
+                clip = item.load()
                 x = pipe.object_of(clip).float().unsqueeze(0)
             except InputError:
                 continue
