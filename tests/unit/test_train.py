@@ -103,7 +103,7 @@ def test_copies_of_a_clip_lie_apart_by_the_number_of_clips(home, monkeypatch):
         "soundcert.train.disagreement",
         lambda logits, _draws: seen.append(logits.detach()) or logits.sum() * 0,
     )
-    monkeypatch.setattr("soundcert.train.NoiseStream.fill_", lambda _self, out: out.zero_())
+    monkeypatch.setattr("soundcert.randomness.NoiseStream.fill_", lambda _self, out: out.zero_())
     model = MODEL.replace("blocks: 2", "blocks: 2, dropout: 0.0")
     train(config(home, SETTINGS + ", draws: 3, consistency: 1", model=model), base=home)
     for logits in seen:
