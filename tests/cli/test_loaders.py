@@ -355,19 +355,19 @@ def test_a_module_beside_the_config_asks_for_trust(tmp_path) -> None:
         sys.modules.pop("lies_beside", None)
 
 
-@pytest.mark.parametrize("source", ["package.inner:f", "package:f", "pickle:loads"])
+@pytest.mark.parametrize("source", ["parcel.inner:f", "parcel:f", "pickle:loads"])
 def test_no_installed_module_is_imported_without_trust(tmp_path, monkeypatch, source) -> None:
-    """Looking for `package.inner` alone would import `package`; and pickle.loads takes a clip's samples as bytes."""
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "__init__.py").write_text("open('imported', 'w')\n\ndef f(x): return x[:, :2]\n")
-    (tmp_path / "package" / "inner.py").write_text("from package import f\n")
+    """Looking for `parcel.inner` alone would import `parcel`; and pickle.loads takes a clip's samples as bytes."""
+    (tmp_path / "parcel").mkdir()
+    (tmp_path / "parcel" / "__init__.py").write_text("open('imported', 'w')\n\ndef f(x): return x[:, :2]\n")
+    (tmp_path / "parcel" / "inner.py").write_text("from parcel import f\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     specs = [{"gaussian_noise": {"sigma": 0.1}}, {"model": {"python": source, "labels": LABELS}}]
     with pytest.raises(ConfigError, match="--trust"):
         sc.Pipeline.from_specs(specs, tmp_path, trust=True)
     assert not Path("imported").exists()
-    assert "package" not in sys.modules
+    assert "parcel" not in sys.modules
     specs[1]["model"]["trust"] = True
     with pytest.raises(ConfigError, match="--trust"):
         sc.Pipeline.from_specs(specs, tmp_path)
