@@ -88,6 +88,10 @@ def batch_statistics(x):
     return e - 0.5 * e.mean(0)
 
 
+def silent(x):
+    return torch.zeros(len(x), 2)
+
+
 def sequence(x):
     return logits(x)[:, :, None].expand(-1, -1, 5)
 

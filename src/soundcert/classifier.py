@@ -116,8 +116,8 @@ class BaseClassifier:
         """
         # Of windows there are batches enough in a few rows.
         size = max(2, min(self.micro_batch, 4) if self.windows else self.micro_batch)
-        noise = torch.empty(size, *self.shape, device=self.device)
-        rows = noise_stream(key, self.noise).noisy_(noise, v.to(self.device))
+        rows = torch.empty(size, *self.shape, device=self.device)
+        rows = noise_stream(key, self.noise).noisy_(rows, v.to(self.device))
         middle = size // 2
         with torch.inference_mode():
             reference = self(rows.clone())
@@ -158,9 +158,10 @@ class BaseClassifier:
             compare(rows[one], everything, reference[one], "when it is run alone")
             part = slice(0, middle + 1)
             compare(rows[part], everything, reference[part], "with the size of the batch")
-            loud = rows.flip(0).roll(1, 0) * 5.0 + rows.abs().amax()
+            loud = rows.flip(0).roll(1, 0).mul_(5.0).add_(rows.abs().amax())
             loud[middle] = rows[middle]
             compare(loud, one, reference[one], "with its companions in the batch")
+            del loud
             quiet = rows * 0.01
             quiet[0] = rows[0]
             compare(quiet, first, reference[first], "with its companions in the batch")

@@ -219,6 +219,11 @@ def inspect_model(
         fields["labels"] = list(names)
     if known_rate and kind != "hf":
         fields["rate"] = known_rate
+    facts = dict(loaded.facts)
+    with torch.inference_mode():
+        same = adapter._raw(probes)
+    if bool((same == same[:1]).all()):
+        facts["note"] = "every probe got the same answer: what else influences it cannot be seen"
     with single_threaded():
         times = {
             size: _milliseconds(adapter, probes, size) for size in ((1,) if adapter.batch == 1 else (1, 16))
@@ -242,7 +247,7 @@ def inspect_model(
         outputs=outputs,
         pipeline=(*front, {"model": fields}),
         guesses=guesses,
-        facts=loaded.facts,
+        facts=facts,
     )
 
 

@@ -125,6 +125,14 @@ def test_code_needs_trust(cli, kind) -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_a_model_that_always_says_the_same_is_told_apart(cli) -> None:
+    """Nothing is seen of determinism where every answer is equal."""
+    note = "every probe got the same answer"
+    assert note in cli("inspect", "mymodel:silent", "--shape", "1600").out
+    assert note not in cli("inspect", "mymodel:logits", "--shape", "1600").out
+
+
+@pytest.mark.usefixtures("home")
 def test_a_model_that_draws_lots_is_no_model(cli) -> None:
     ran = cli("inspect", "mymodel:dropout", "--trust", "--shape", "1600", "--out", "c.yaml")
     assert ran.code == 1

@@ -58,7 +58,9 @@ def test_cut_gives_one_certificate_a_clip_and_no_interval(long, cli) -> None:
     assert "no joint level" in run["statement"]
     # Everything that reads a run finds its clips again.
     assert cli("report", long / "run").code == 0
-    assert "not independent of each other" in (long / "run" / "report.html").read_text()
+    page = (long / "run" / "report.html").read_text()
+    assert "not independent of each other" in page
+    assert "0.1 s, the rest left out" in page
     assert cli("attack", long / "run", "--limit", 1, "--goal", "leave", "--steps", 2, "--n", 50).code == 0
     assert cli("lint", long / "run").code in (0, 1)
     assert cli("certify", long / "cut.yaml", "--out", long / "other", "--seed", 1).code == 0

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import soundcert as sc
+from soundcert.models.loaders import path_of
 from soundcert.stages import Model
 
 HOME = Path(__file__).resolve().parents[2] / "examples" / "stateful-models"
@@ -151,3 +152,44 @@ def test_a_model_that_keeps_its_state_is_refused(streaming, clips) -> None:
     pipe = sc.Pipeline([sc.stages.GaussianNoise(0.05), keeps])
     with pytest.raises(sc.errors.ModelError, match="changes when"):
         sc.certify(pipe, sc.Clip.from_array(next(iter(clips.values())), 16_000), n0=5, n=20)
+
+
+def test_a_tflite_file_with_variables_begins_anew_with_every_row(clips, cli) -> None:
+    """Its answer to most sounds is 0, so that repeating them would show nothing: the file itself says it."""
+    wheel("pymicro_wakeword")
+    frontend = pytest.importorskip("pymicro_features").MicroFrontend
+    litert = pytest.importorskip("ai_edge_litert.interpreter", reason="the extra `tflite` is not installed")
+    file = "package:pymicro_wakeword/models/alexa.tflite"
+    rows = []
+    for sound in clips.values():
+        front, frames, pcm = frontend(), [], (sound * 2**15).astype("<i2").tobytes()
+        while len(pcm) >= 320:
+            heard = front.process_samples(pcm[:320])
+            pcm = pcm[2 * heard.samples_read :]
+            frames += [heard.features] if heard.features else []
+        rows.append(frames[:96])
+    x = torch.tensor(rows)
+    options = {"chunk": 3, "vote": "any"}
+    stage = Model(tflite=file, options=options, layout="batch, frames, bands", outputs="probabilities")
+
+    expected = []
+    for row in x.numpy():
+        mine = litert.Interpreter(model_path=str(path_of(file)))
+        mine.allocate_tensors()
+        (source,), (target,) = mine.get_input_details(), mine.get_output_details()
+        heard = []
+        for at in range(0, 96, 3):
+            q = np.clip(np.round(row[None, at : at + 3] / source["quantization"][0]) - 128, -128, 127).astype(
+                np.int8
+            )
+            mine.set_tensor(source["index"], q)
+            mine.invoke()
+            heard.append(int(mine.get_tensor(target["index"])[0, 0]) / 256)
+        expected.append(max(heard))
+    assert len(set(expected)) > 1
+    got = stage(x.transpose(1, 2))[:, 1].sigmoid().numpy()
+    assert np.allclose(got, expected, atol=1e-6)
+    assert np.allclose(stage(x[:1].transpose(1, 2))[:, 1].sigmoid().numpy(), expected[:1], atol=1e-6)
+    assert "in chunks of 3 frames, state reset for each clip, largest over the chunks" in stage.describe()
+    assert "state reset for each row" in Model(tflite=file, outputs="probabilities").describe()
+    assert "begun anew with every row" in cli("inspect", file).out

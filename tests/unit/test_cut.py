@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import RATE, tone, write
@@ -18,6 +18,7 @@ from soundcert.errors import ConfigError, InputError
 from soundcert.runs.summary import summarise, tied
 
 
+@settings(deadline=None)
 @given(
     frames=st.integers(1, 5000),
     seconds=st.floats(0.001, 2),

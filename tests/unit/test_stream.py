@@ -97,7 +97,7 @@ def test_what_is_wrong_is_one_line(tmp_path, options, said) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_features_are_not_fed_in_chunks(tmp_path) -> None:
+def test_features_are_no_samples(tmp_path) -> None:
     stage = Model(onnx=str(write_stateful_onnx(tmp_path / "m.onnx")), options=STREAM)
     with pytest.raises(ModelError):
         stage.space(sc.Space("log-mel", "feature", (4, 6), RATE, "nats"))

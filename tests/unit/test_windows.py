@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -37,6 +37,7 @@ def naive(x: Tensor, length: int, hop: int, tail: str) -> list[Tensor]:
     return out
 
 
+@settings(deadline=None)
 @given(
     total=st.integers(1, 60),
     length=st.integers(1, 20),

@@ -90,7 +90,7 @@ def front_matter(run: Run) -> dict[str, Any]:
 
 def _about(run: Run) -> dict[str, Any]:
     keys = ["kind", "certified_object", "perturbation_location", "gain_policy", "unit", "norm"]
-    keys += ["post_noise"] if run.contract.get("post_noise") else []
+    keys += [key for key in ("post_noise", "windows", "vote", "cut") if run.contract.get(key)]
     first = run.usable[0]
     settings = {key: run.certify.get(key, first.get(key)) for key in ("n0", "n", "alpha", "bound", "seed")}
     return {

@@ -146,6 +146,9 @@ def contract_facts(run: Run) -> list[tuple[str, str]]:
         ("dimension", "Values"),
         ("model", "Model"),
         ("engine", "Computed by"),
+        ("windows", "Heard in windows of"),
+        ("vote", "Vote of the windows"),
+        ("cut", "Cut out of recordings, into"),
     )
     out = [(title, visible(c[key])) for key, title in names if key in c]
     post = c.get("post_noise")

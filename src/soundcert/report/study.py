@@ -193,6 +193,8 @@ def _location(run: Run) -> str:
     where = _said(run, "perturbation_location")
     steps = _texts(run.contract.get("pre_noise"))
     above = f"Above the noise: {', '.join(steps)}." if steps else "Nothing stands above the noise."
+    if cut := run.contract.get("cut"):
+        above += f" Before that, recordings were cut into clips of {cut}, each certified by itself."
     return f"{_WHERE.get(where, where)}. {above}"
 
 
@@ -437,6 +439,9 @@ def contract_rows(run: Run) -> list[tuple[str, str]]:
         "post_noise_stages": "Between noise and model",
         "model": "Model",
         "engine": "Engine",
+        "windows": "Windows below the noise",
+        "vote": "Vote of the windows",
+        "cut": "Clips cut above the noise",
     }
     out = []
     for key, name in names.items():

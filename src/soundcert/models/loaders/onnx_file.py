@@ -39,7 +39,6 @@ def load_onnx(request: Request) -> Loaded:
     It has one input, or others that `stream` describes: a state that goes from chunk to chunk, constants.
     """
     check_options(request, ("output", *OPTIONS, *stream.OPTIONS))
-    flow = stream.stream_of(request.options)
     ort = need("onnxruntime", "onnx", "a model in ONNX")
     onnx = need("onnx", "onnx", "a model in ONNX")
     path, name = request.path, request.name
@@ -61,6 +60,7 @@ def load_onnx(request: Request) -> Loaded:
         raise ModelError(f"{name} cannot be run by onnxruntime: {first_line(error)}") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
     known = [o.name for o in outputs]
+    flow = stream.stream_of(request.options, len(inputs[0].shape) - 1)
     source, others = _signal(inputs, outputs, flow, name)
     wanted = request.options.get("output", known[0])
     if wanted not in known:
@@ -121,7 +121,7 @@ def load_onnx(request: Request) -> Loaded:
         run,
         name,
         flow.words() if flow else "",
-        shape=(None,) if flow else shape,
+        shape=(None, *shape[1:]) if flow and shape else shape,
         batch=1 if bare else dims[0] if dims else None,
         digest=file_digest(path, *beside),
         runtime=f"onnxruntime {'int8' if eight else 'fp32'}",

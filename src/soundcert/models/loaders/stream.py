@@ -14,13 +14,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from soundcert.errors import ConfigError, ModelError, did_you_mean
+from soundcert.errors import ConfigError, did_you_mean
 
 StreamVote = Literal["mean", "any", "last"]
 #: Options of a loader that describe a stream.
 OPTIONS = ("state", "constants", "chunk", "context", "vote")
 State = dict[str, Any]
-#: A chunk `(batch, context + chunk)` and the state, to the model's answer `(batch, classes)` and the next state.
+#: A chunk `(batch, context + chunk, …)` and the state, to the model's answer `(batch, classes)` and the next state.
 Step = Callable[[Tensor, State], tuple[Tensor, State]]
 
 _WORDS = {
@@ -32,11 +32,11 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Stream:
-    """How a recording is fed: `chunk` new samples at a time, after the last `context` samples of the chunk before.
+    """How a recording is fed: `chunk` new samples (or frames) at a time, after the last `context` of the chunk before.
 
     state: each state's input by name, with the output that is its next value. constants: inputs that never change.
     Before the first chunk stand zeros; the last one is filled up with zeros. vote: "mean" of the model's outputs,
-    the largest of each over the chunks ("any"), or those of the "last" chunk.
+    the largest of each over the chunks ("any"), or those of the "last" chunk. frames: whether rows are features.
     """
 
     chunk: int
@@ -44,20 +44,18 @@ class Stream:
     constants: Mapping[str, float] = field(default_factory=dict)
     context: int = 0
     vote: StreamVote = "any"
+    frames: bool = False
 
     def words(self) -> str:
         """Return what a contract says of it."""
         context = f" after {self.context} of context" if self.context else ""
-        return f"in chunks of {self.chunk} samples{context}, state reset for each clip, {_WORDS[self.vote]}"
+        unit = "frames" if self.frames else "samples"
+        return f"in chunks of {self.chunk} {unit}{context}, state reset for each clip, {_WORDS[self.vote]}"
 
     def run(self, x: Tensor, start: State, step: Step) -> Tensor:
-        """Return the vote over the chunks of rows `(batch, samples)`, from the state `start`."""
-        if x.dim() != 2:
-            raise ModelError(
-                f"a model with a state takes (batch, samples), got {tuple(x.shape)}: put `mono` above it"
-            )
+        """Return the vote over the chunks of rows `(batch, samples)` or `(batch, frames, …)`, from the state `start`."""
         missing = -x.shape[1] % self.chunk
-        x = torch.nn.functional.pad(x, (self.context, missing))
+        x = torch.nn.functional.pad(x, (*[0] * (2 * (x.dim() - 2)), self.context, missing))
         total, state = None, start
         count = (x.shape[1] - self.context) // self.chunk
         for number in range(count):
@@ -71,8 +69,11 @@ class Stream:
         return total / count if self.vote == "mean" else total
 
 
-def stream_of(options: Mapping[str, Any]) -> Stream | None:
-    """Read a stream from a loader's options; None where there is none. ConfigError for what does not fit."""
+def stream_of(options: Mapping[str, Any], axes: int) -> Stream | None:
+    """Read a stream from a loader's options; None where there is none. ConfigError for what does not fit.
+
+    axes: how many a row of the model's input has; of two or more the first is that of the frames.
+    """
     given = {key: value for key, value in options.items() if key in OPTIONS}
     if not given:
         return None
@@ -92,4 +93,6 @@ def stream_of(options: Mapping[str, Any]) -> Stream | None:
         table = given.get(name, {})
         if not isinstance(table, Mapping) or not all(isinstance(v, kinds) for v in table.values()):
             raise ConfigError(f"model: {name} must be a table, {what}, got {table!r}")
-    return Stream(chunk, dict(given.get("state", {})), dict(given.get("constants", {})), context, vote)
+    return Stream(
+        chunk, dict(given.get("state", {})), dict(given.get("constants", {})), context, vote, axes > 1
+    )

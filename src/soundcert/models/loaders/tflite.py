@@ -29,6 +29,7 @@ from soundcert.models.loaders.base import (
     register_loader,
 )
 from soundcert.models.loaders.quantised import OPTIONS, Affine, affine
+from soundcert.models.loaders.stream import stream_of
 
 
 def _found(details: Any) -> tuple[float, int] | None:
@@ -54,9 +55,29 @@ def _without_chatter() -> Iterator[None]:
         os.close(kept)
 
 
+# Operations that write to variables, or that keep a state of their own.
+STATEFUL = frozenset(
+    ("ASSIGN_VARIABLE", "SVDF", "RNN", "LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN", "UNIDIRECTIONAL_SEQUENCE_LSTM",
+     "BIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM")
+)  # fmt: skip
+
+
+def _has_state(interpreter: Any) -> bool:
+    """Whether a file keeps something from one pass to the next; taken to be so where that cannot be seen."""
+    try:
+        used = {str(op["op_name"]) for op in interpreter._get_ops_details()}
+    except (AttributeError, KeyError, TypeError):
+        return True
+    return bool(used & STATEFUL)
+
+
 def load_tflite(request: Request) -> Loaded:
-    """Load a TFLite file with one input."""
-    check_options(request, ("output", *OPTIONS))
+    """Load a TFLite file with one input.
+
+    One that keeps a state in variables begins anew with every pass, so that a row depends on nothing before it;
+    `chunk` feeds a longer row in parts, between which the state is kept.
+    """
+    check_options(request, ("output", *OPTIONS, "chunk", "context", "vote"))
     litert = need("ai_edge_litert.interpreter", "tflite", "a model in TFLite")
     path, name = request.path, request.name
     data = path.read_bytes()
@@ -90,11 +111,18 @@ def load_tflite(request: Request) -> Loaded:
     dims = [int(n) for n in source["shape"]]
     free = [int(n) for n in source.get("shape_signature", dims)]
     bare = len(dims) == 1
+    stateful = _has_state(first)
+    flow = stream_of(request.options, len(dims) - 1)
     local = threading.local()
 
     def run(x: Tensor) -> Tensor:
-        mine = getattr(local, "interpreter", None) or interpreter()
-        local.interpreter = mine
+        if stateful or flow is not None:
+            mine = interpreter()
+            return flow.run(x, {}, lambda part, state: (once(mine, part), state)) if flow else once(mine, x)
+        local.interpreter = getattr(local, "interpreter", None) or interpreter()
+        return once(local.interpreter, x)
+
+    def once(mine: Any, x: Tensor) -> Tensor:
         array = x.detach().cpu().numpy()
         array = into.quantise(array) if into else array.astype(dtype, copy=False)
         array = array[0] if bare else array
@@ -108,6 +136,7 @@ def load_tflite(request: Request) -> Loaded:
         return torch.from_numpy(np.array(out[None] if bare and out.ndim < 2 else out))
 
     shape = free if bare else free[1:]
+    shape = [-1, *shape[1:]] if flow else shape
     facts = {
         "input": f"{source['name']} {dtype} {tuple(free)}",
         "output": ", ".join(
@@ -118,9 +147,14 @@ def load_tflite(request: Request) -> Loaded:
         facts["input quantisation"] = f"scale {into.scale:g}, zero point {into.zero_point}"
     if out_of:
         facts["output quantisation"] = f"scale {out_of.scale:g}, zero point {out_of.zero_point}"
+    if stateful:
+        facts["state"] = "kept in variables: begun anew with every row" + (
+            "" if flow else "; `chunk` feeds a row in parts"
+        )
     return Loaded(
         run,
         name,
+        flow.words() if flow else "state reset for each row" if stateful else "",
         shape=tuple(n if n > 0 else None for n in shape),
         batch=1 if bare else (free[0] if free[0] > 0 else None),
         digest=file_digest(path),
