@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -90,6 +91,15 @@ class DataConfig(BaseModel):
             use = "data.split" if self.source == "speech_commands" else "a manifest with a fold column"
             raise ConfigError(f"data.folds: source {self.source!r} has no folds; use {use}")
         return self
+
+
+def split_words(data: Mapping[str, Any]) -> str | None:
+    """Return which part of the data a config takes, in words; None where neither it nor the source says."""
+    if data.get("split"):
+        return str(data["split"])
+    if data.get("folds"):
+        return f"folds {', '.join(map(str, data['folds']))}"
+    return "all clips of the list" if data.get("source") in ("folder", "manifest") else None
 
 
 def _label(value: Any) -> Any:

@@ -21,6 +21,7 @@ from soundcert.classifier import Fastest, computed_by, default_batch, fastest, u
 from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
 from soundcert.data import Item
+from soundcert.data.config import split_words
 from soundcert.errors import ConfigError, ModelError, SoundcertError, did_you_mean
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot
@@ -123,8 +124,20 @@ def certify_run(
             if progress:
                 progress(Progress(len(run.done), len(items), record))
         summary = summarise(run.done.values())
-        write_json(out / "report.json", {"format": 1, "contract": info["contract"], "summary": summary})
+        report = {
+            "format": 1,
+            "contract": info["contract"],
+            "certify": info["config"]["certify"],
+            "data": _data(info["config"].get("data") or {}),
+            "summary": summary,
+        }
+        write_json(out / "report.json", report)
     return summary
+
+
+def _data(data: dict[str, Any]) -> dict[str, Any]:
+    part = split_words(data)
+    return data if part is None else {**data, "split": part}
 
 
 def _shares(
