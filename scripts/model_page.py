@@ -1,15 +1,16 @@
-"""Write docs/models.md, and the README's table, from the run directories of the bundled models.
+"""Bundle models, and write docs/models.md and the README's table from the runs that measured them.
 
-    soundcert certify configs/kws-waveform.yaml --out runs/kws-waveform --limit 300 --report-in file
-    soundcert certify configs/kws-features.yaml --out runs/kws-features --limit 100 --n 1000
-    python scripts/model_page.py runs/kws-waveform runs/kws-features
+    python scripts/model_page.py                                             # the pages, from docs/results/NAME.json
+    python scripts/model_page.py kws-waveform=runs/kws-waveform              # a run of configs/kws-waveform.yaml
+    python scripts/model_page.py esc10-waveform=runs/study/cells/CELL/fold-1 # a fit of a study: bundles its weights too
 
-The runs' summaries are kept as docs/results/NAME.json.
+A run's facts are kept as docs/results/NAME.json. Only a run that was made with the bundled weights is taken.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,36 @@ from soundcert.models import bundled, load_weights
 from soundcert.runs.directory import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+ZOO = ROOT / "src" / "soundcert" / "models" / "zoo"
+RESULTS = ROOT / "docs" / "results"
 BEGIN, END = "<!-- begin: scripts/model_page.py -->", "<!-- end -->"
 WORDS = "yes, no, up, down, left, right, go, zero, one, two"
+SNRS = ("60", "45", "35", "30")
+DATA = {
+    "speech_commands": "Speech Commands, CC BY 4.0 (Warden 2018)",
+    "esc10": "ESC-10, CC BY 3.0 (Piczak 2015), clips of freesound.org under CC0, CC BY and CC Sampling+",
+}
+NETWORKS = {"ds_cnn": "DS-CNN", "event_cnn": "small CNN", "res_cnn": "residual CNN"}
 
 
-def read(run: Path) -> dict[str, Any]:
+def read(name: str, folder: Path) -> dict[str, Any]:
+    """Return a run's facts. A study's fit is bundled under the name first."""
+    fit = (folder / "train.json").exists()
+    run = folder / "run" if fit else folder
+    if fit:
+        shutil.copyfile(folder / "model.safetensors", ZOO / f"{name}.safetensors")
     facts = json.loads((run / "run.json").read_text())
     report = json.loads((run / "report.json").read_text())
-    model = load_weights(bundled(run.name))
+    model = load_weights(bundled(name))
+    if model.digest != facts["identity"]["model"]:
+        raise SystemExit(f"{name}: {run} was made with other weights than the bundled ones")
     return {
-        "name": run.name,
+        "name": name,
+        "recipe": f"cell `{folder.parts[folder.parts.index('cells') + 1]}` of `configs/study.yaml`"
+        if fit
+        else f"`configs/{name}.yaml`",
+        "network": model.network,
         "model_digest": model.digest,
-        "run_model_digest": facts["identity"]["model"],
         "certify": facts["config"]["certify"],
         "data": {k: v for k, v in facts["config"]["data"].items() if k != "root"},
         "contract": report["contract"],
@@ -43,19 +62,22 @@ def read(run: Path) -> dict[str, Any]:
 def row(facts: dict[str, Any]) -> str:
     s, contract = facts["summary"], facts["contract"]
     low, high = s["smoothed_accuracy_interval_95"]
-    if "certified_accuracy_at_snr_db" in s:
-        at = f"{s['certified_accuracy_at_snr_db']['45']:.1%} at 45 dB SNR-equivalent"
-        scale = f"{format_up(s['median_snr_db'], decimals=2)} dB SNR-equivalent"
+    levels = s.get("certified_accuracy_at_file_snr_db")
+    if levels and contract["perturbation_location"] != "feature":
+        at = ", ".join(f"{levels[db]:.1%} at {db} dB" for db in SNRS)
+        scale = f"{format_up(s['median_file_snr_db'], decimals=2)} dB in the file"
     else:
         radii = s["certified_accuracy_at_radius"]
         radius = list(radii)[3]
         at = f"{radii[radius]:.1%} at radius {radius} nats"
         scale = f"{format_up(s['median_norm_ratio_db'], decimals=2)} dB norm ratio, not an SNR"
+    deciding = "decide" in facts["certify"]
+    data = "ten words" if facts["data"]["source"] == "speech_commands" else "ESC-10"
     return (
-        f"| `{facts['name']}` | {contract['kind']}, σ = {contract['sigma']:g} ({contract['unit']}) | "
+        f"| `{facts['name']}` | {data} | {contract['kind']}, σ = {contract['sigma']:g} ({contract['unit']}) | "
         f"{s['smoothed_accuracy']:.1%} ({low:.1%} to {high:.1%}) | {at} | {s['abstained']} of {s['clips']} | "
-        f"{format_down(s['median_radius'], significant=4)} ({scale}) | {s['saturated_share_of_certified']:.1%} | "
-        f"{s['smoothed_accuracy_over']} | {facts['certify']['n']} |"
+        f"{format_down(s['median_radius'], significant=4)} ({scale}) | "
+        f"{'at most ' if deciding else ''}{facts['certify']['n']} |"
     )
 
 
@@ -63,20 +85,20 @@ def table(all_facts: list[dict[str, Any]]) -> str:
     c = all_facts[0]["certify"]
     return "\n".join(
         [
-            f"Ten words ({WORDS}; not the usual on/off/stop task) of Speech Commands, a sample of the official testing "
-            f"split, α = {c['alpha']:g}:",
+            f"The ten words are {WORDS} (not the usual on/off/stop task) of Speech Commands, a sample of the official "
+            f"testing split; ESC-10 has five folds, and the bundled model was tested on fold 1 alone. α = {c['alpha']:g}; "
+            "SNRs are proven for the file:",
             "",
-            "| model | contract | smoothed accuracy (95 % interval) | certified accuracy | abstained | "
-            "median radius | saturated | clips | n |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| model | data | contract | smoothed accuracy (95 % interval) | certified accuracy | abstained | "
+            "median radius | draws |",
+            "|---|---|---|---|---|---|---|---|",
             *(row(f) for f in all_facts),
             "",
-            "Abstentions count as wrong; medians are over certified and correct clips; saturated is the share of "
-            "certificates at the Monte-Carlo ceiling.",
+            "Abstentions count as wrong; medians are over certified and correct clips. With “at most” draws, radii are the "
+            "largest of a grid that was decided ([sampling](docs/sampling.md)); otherwise the largest that all draws allow.",
             "",
-            "The waveform model was chosen among three recipes by validation clips alone: by its accuracy under noise, and "
-            "then by its certified accuracy, on both of which it was the best. Earlier models had been run on part of these "
-            "testing clips.",
+            "Recipes, σ and epochs were chosen by validation clips alone. Earlier models had been run on part of the "
+            "testing clips of `kws-waveform`. More: [the study](docs/results/study/README.md).",
         ]
     )
 
@@ -87,20 +109,24 @@ def page(all_facts: list[dict[str, Any]]) -> str:
         "",
         "Written by `python scripts/model_page.py`, from runs of the configs in `configs/`.",
         "",
-        table(all_facts),
+        table(all_facts).replace("](docs/", "]("),
         "",
     ]
     for facts in all_facts:
         s, t = facts["summary"], facts["training"]
+        voices = (
+            " (the training split, and synthetic voices of `scripts/make_demo_clips.py`)"
+            if facts["data"]["source"] == "speech_commands"
+            else " (three of the five folds)"
+        )
         parts += [
             f"## {facts['name']}",
             "",
-            f"- Network: DS-CNN, {facts['parameters']:,} parameters. Digest {facts['model_digest']}.",
-            f"- Recipe: `configs/{facts['name']}.yaml`; {t['training_clips']} training clips (Speech Commands training "
-            f"split and synthetic voices of `scripts/make_demo_clips.py`); epoch {t['epoch']} chosen on "
+            f"- Network: {NETWORKS[facts['network']]}, {facts['parameters']:,} parameters. Digest {facts['model_digest']}.",
+            f"- Recipe: {facts['recipe']}; {t['training_clips']} training clips{voices}; epoch {t['epoch']} chosen on "
             f"{t['validation_clips']} validation clips: {t['validation_accuracy_under_noise']:.2%} under noise.",
             f"- Pipeline: {' → '.join(t['pipeline'])}.",
-            "- Certified accuracy by radius: "
+            f"- Tested on {s['smoothed_accuracy_over']} clips. Certified accuracy by radius: "
             + "; ".join(f"{r}: {v:.1%}" for r, v in s["certified_accuracy_at_radius"].items())
             + ".",
         ]
@@ -112,25 +138,28 @@ def page(all_facts: list[dict[str, Any]]) -> str:
                 curve = "; ".join(f"{snr} dB: {v:.1%}" for snr, v in s[key].items())
                 parts.append(f"- Certified accuracy by {name}: {curve}.")
         parts += [
-            "- Training data: Speech Commands, CC BY 4.0 (Warden 2018); no audio of it is in this repository.",
+            f"- Training data: {DATA[facts['data']['source']]}; no audio of it is in this repository.",
             "",
         ]
     return "\n".join(parts)
 
 
 def main() -> int:
-    all_facts = [read(Path(argument)) for argument in sys.argv[1:]]
-    if not all_facts:
-        print(__doc__, file=sys.stderr)
-        return 2
+    for argument in sys.argv[1:]:
+        name, equals, folder = argument.partition("=")
+        if not equals:
+            print(__doc__, file=sys.stderr)
+            return 2
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        write_json(RESULTS / f"{name}.json", read(name, Path(folder)))
+    all_facts = [
+        json.loads((RESULTS / f"{file.stem}.json").read_text())
+        for file in sorted(ZOO.glob("*.safetensors"), reverse=True)
+    ]
     for facts in all_facts:
-        if facts["model_digest"] != facts["run_model_digest"]:
-            print(
-                f"{facts['name']}: the run was made with other weights than the bundled ones", file=sys.stderr
-            )
+        if load_weights(bundled(facts["name"])).digest != facts["model_digest"]:
+            print(f"{facts['name']}: docs/results has the facts of other weights", file=sys.stderr)
             return 1
-        (ROOT / "docs" / "results").mkdir(parents=True, exist_ok=True)
-        write_json(ROOT / "docs" / "results" / f"{facts['name']}.json", facts)
     (ROOT / "docs" / "models.md").write_text(page(all_facts), encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN)

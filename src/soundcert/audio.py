@@ -166,6 +166,11 @@ class Clip:
         return 2.0 ** -((self.bits or 16) - 1)
 
     @property
+    def pcm_step(self) -> float | None:
+        """The step that every sample of every file of this format is a whole multiple of; None for floats."""
+        return None if self.bits is None else self.lsb
+
+    @property
     def exact(self) -> bool:
         """Whether every clip of this format is exact in float32: integers of 24 bits at most."""
         return self.bits is not None and self.bits <= 24

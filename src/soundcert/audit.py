@@ -26,7 +26,7 @@ from soundcert.contract import Contract, read_contract
 from soundcert.errors import ConfigError, InputError, ModelError, SoundcertError, TransportError
 from soundcert.flags import Flag
 from soundcert.pipeline import Pipeline, Route
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.sampling import cpu_count, single_threaded
 from soundcert.stages import Clip as ClipStage
 from soundcert.stages import Fit, Quantize, Resample
@@ -220,7 +220,7 @@ def _audit_clip(
     ceiling = bounds.monte_carlo_ceiling(sigma, n, alpha, bound)
     norm = float(torch.linalg.vector_norm(trace[-1]))
     try:
-        file = carry(route, trace, ceiling, "file", exact=clip.exact)
+        file = carry(route, trace, ceiling, "file", exact=clip.exact, pcm_step=clip.pcm_step)
     except TransportError:
         file = None
     best = Certificate(
@@ -327,12 +327,12 @@ def _seconds_a_pass(pipe: Pipeline, route: Route, v: Tensor, seed: int, digest: 
     if pipe.model is None or pipe.model.module is None:
         return None
     base = BaseClassifier(route)
-    stream = NoiseStream(NoiseKey(seed, "probe", digest), base.noise.perturb_)
+    stream = noise_stream(NoiseKey(seed, "probe", digest), base.noise)
     rows = torch.zeros(base.micro_batch, *base.shape)
     times = []
     with torch.inference_mode():
         for _ in range(4):
             started = time.perf_counter()
-            base(stream.fill_(rows).add_(v.float()))
+            base(stream.noisy_(rows, base.noise.held(v)))
             times.append(time.perf_counter() - started)
     return median(times[1:]) / base.micro_batch / cpu_count()

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from typing import Literal, NamedTuple, SupportsIndex, get_args
@@ -251,15 +251,33 @@ def accuracy_interval(
     and the confidence need not be split between them. (Conditionally on a test set they are two: see
     `fixed_set_accuracy_lower`.)
 
-    It holds for one radius that was chosen before the counts were seen, not for a whole curve at once,
-    and neither for clips that are copies of one another nor for speakers or recordings shared between
-    clips. per_clip_alpha = 0 gives the plain interval of an accuracy without certificates.
+    It holds for one radius that was chosen before the counts were seen, not for a whole curve at once
+    (`accuracy_band` does), and neither for clips that are copies of one another nor for speakers or recordings
+    shared between clips. per_clip_alpha = 0 gives the plain interval of an accuracy without certificates.
     Source: ours; Cohen et al., appendix, correct for false certificates on a fixed test set only.
     """
     s, size, level, a = _accuracy_arguments(successes, m, confidence_alpha, per_clip_alpha)
     raw = Fraction(_lower(s, size, level / 2.0))
     lower = max(Fraction(0), (raw - Fraction(a)) / (1 - Fraction(a)))
     return AccuracyInterval(_round_down(lower), _one_minus(_lower(size - s, size, level / 2.0)))
+
+
+def accuracy_band(
+    successes: Sequence[SupportsIndex], m: SupportsIndex, confidence_alpha: float, per_clip_alpha: float
+) -> list[AccuracyInterval]:
+    """Return intervals as `accuracy_interval`, one a radius of a grid, that hold *together* at confidence_alpha.
+
+    successes: how many of the m clips were certified, with their own label, at each radius. The grid is fixed
+    before the counts are seen; after that, any of its radii may be picked and quoted.
+
+    Formula: with G radii, `accuracy_interval` at confidence_alpha/G each. Proof: the union bound; each is wrong with
+    probability at most confidence_alpha/G, however they depend on each other. G = 10 makes an interval
+    about 1.4 times as wide.
+    """
+    if not successes:
+        raise ConfigError("successes: expected a count for each of one radius or more, got none")
+    level = _alpha("confidence_alpha", confidence_alpha) / len(successes)
+    return [accuracy_interval(s, m, level, per_clip_alpha) for s in successes]
 
 
 def fixed_set_accuracy_lower(

@@ -27,6 +27,7 @@ class Origin:
     route: Route
     points: Sequence[Tensor]
     exact: bool
+    pcm_step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Certificate:
     ceiling: the largest radius that n and alpha allow. All radii are ℓ2, in the certified object.
     policy: how n was chosen ("fixed", "decide", "estimate", "budget"); n and n0 are the draws made. Under
     "decide" the radius is the largest of `radii` that was accepted (0: only p > ½ was), p_lower what that
-    says of the probability, ceiling the largest radius asked about, and `cap` the most draws.
+    says of the probability, ceiling the largest radius asked about, and `cap` the most draws. set_aside: the part of
+    alpha that pays for the distance of lattice noise from its exact law; the bounds are taken at what is left.
     """
 
     clip: str
@@ -65,6 +67,7 @@ class Certificate:
     policy: PolicyName = "fixed"
     radii: tuple[float, ...] | None = None
     cap: int | None = None
+    set_aside: float | None = None
     _radius: float | None = field(default=None, repr=False)
     _origin: Origin | None = field(default=None, repr=False, compare=False)
 
@@ -114,7 +117,14 @@ class Certificate:
         radius = self._certified("radius to carry")
         if self._origin is None:
             raise TransportError("this certificate was read from a file: load its clip and certify it again")
-        return carry(self._origin.route, self._origin.points, radius, name, exact=self._origin.exact)
+        return carry(
+            self._origin.route,
+            self._origin.points,
+            radius,
+            name,
+            exact=self._origin.exact,
+            pcm_step=self._origin.pcm_step,
+        )
 
     def views(self) -> dict[str, float]:
         """Return the radius in every unit that can be stated for this object (see `radius_views`)."""
@@ -133,6 +143,8 @@ class Certificate:
                       "sigma", "p_lower", "ceiling", "object_norm", "saturated", "policy")  # fmt: skip
         if self.max_other is not None:
             out |= _fields(self, "max_other", "p_upper")
+        if self.set_aside is not None:
+            out["set_aside"] = self.set_aside
         if self.radii is not None:
             out |= {"radii": list(self.radii), "cap": self.cap}
         if self._radius is not None:

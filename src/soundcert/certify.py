@@ -6,6 +6,7 @@ abstention of PREDICT, Hung and Fithian 2019.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,9 +31,10 @@ from soundcert.models.weights import state_digest
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot, Sampled, check_policy, known, pilot_plan, plan_of, share_out
 from soundcert.randomness import NoiseKey, fresh_seed
-from soundcert.sampling import Job, Plan, Task, count_votes, run_tasks
+from soundcert.sampling import WATCHDOG, Job, Plan, Task, count_votes, run_tasks
 from soundcert.stages import Model
 
+CHANGED = "expected the recording that its pilot was drawn on, got another: it has changed meanwhile"
 # Base classifiers that are kept ready: each shape of object has its own, and recordings may all differ in length.
 KEPT = 8
 
@@ -49,8 +51,10 @@ class SmoothedClassifier:
         engine: EngineName = "torch",
         precision: Precision = "fp32",
         device: str = "cpu",
+        watchdog: float | None = WATCHDOG,
     ) -> None:
         self.pipe = pipe
+        self._watchdog = watchdog
         self._device = device
         self._micro_batch = micro_batch
         self._workers = workers
@@ -135,7 +139,7 @@ class SmoothedClassifier:
                     base, v.to(base.device), sampling.seed, clip.digest, pilot_plan(base.classes, sampling.n0)
                 )
 
-        for pilot in run_tasks(tasks(), workers=self._workers):
+        for pilot in run_tasks(tasks(), workers=self._workers, watchdog=self._watchdog):
             yield digests.popleft(), pilot
 
     def certify_stream(
@@ -156,23 +160,29 @@ class SmoothedClassifier:
         def tasks() -> Iterator[Task[Sampled]]:
             for clip, trace, v, base in self._prepared(clips, sampling.seed, failed):
                 route = self.pipe.route(clip.space)
+                if shares is not None and clip.digest not in shares:
+                    if failed is None:
+                        raise InputError(f"{clip.name!r}: {CHANGED}")
+                    failed[clip.name] = f"{clip.name!r}: {CHANGED}"
+                    continue
                 waiting.append((clip, route, trace, base))
-                plan = sampling.plan(
+                plan = sampling.at(route).plan(
                     base.classes, float(route.noise.sigma), None if shares is None else shares[clip.digest]
                 )
                 yield Task(base, v.to(base.device), sampling.seed, clip.digest, plan)
 
-        for sampled in run_tasks(tasks(), workers=self._workers):
-            yield _conclude(*waiting.popleft(), sampled, sampling)
+        for sampled in run_tasks(tasks(), workers=self._workers, watchdog=self._watchdog):
+            yield conclude(*waiting.popleft(), sampled, sampling)
 
     def _prepared(
         self, clips: Iterable[Clip], seed: int, failed: dict[str, str] | None
     ) -> Iterator[tuple[Clip, list[Tensor], Tensor, BaseClassifier]]:
-        """Yield each clip with its trace through the front, its object in float32 and its base classifier."""
+        """Yield each clip with its trace through the front, its object as noise is added to it, and its base classifier."""
         for clip in clips:
             try:
                 route = self.pipe.route(clip.space)
                 trace = self.pipe.front_trace(clip)
+                v = route.noise.held(trace[-1])
             except ModelError:
                 raise
             except (InputError, ConfigError) as error:
@@ -180,7 +190,6 @@ class SmoothedClassifier:
                     raise
                 failed[clip.name] = str(error)
                 continue
-            v = trace[-1].float()
             yield clip, trace, v, self.base(route, v, seed, clip.digest)
 
     def predict(
@@ -189,7 +198,9 @@ class SmoothedClassifier:
         """Predict with the deployed smoothed classifier; see the module's `predict`."""
         check_prediction(n, alpha)
         route = self.pipe.route(clip.space)
-        v = self.pipe.object_of(clip).float()
+        v = route.noise.held(self.pipe.object_of(clip))
+        # The draws may differ from the exact law's with a probability that is taken off alpha first.
+        level = level_of(alpha, set_aside(route, n, alpha))
         used = fresh_seed() if seed is None else seed
         base = self.base(route, v, used, clip.digest)
         counts = count_votes(
@@ -204,7 +215,7 @@ class SmoothedClassifier:
         return Prediction(
             clip.name,
             clip.digest,
-            "predicted" if p_value <= alpha else "abstained",
+            "predicted" if p_value <= level else "abstained",
             base.labels[top],
             count,
             runner_up,
@@ -247,6 +258,10 @@ class Sampling:
         if self.policy and self.bound != "one-sided":
             raise ConfigError(f"{self.policy_name} works with the one-sided bound only")
         check_policy(self.policy, self.n, self.alpha, sigma)
+
+    def at(self, route: Route) -> Sampling:
+        """Return this sampling at the level that is left of alpha for the bounds, for objects of a route."""
+        return replace(self, alpha=level_of(self.alpha, set_aside(route, self.n, self.alpha)))
 
     def plan(self, classes: int, sigma: float, share: tuple[Pilot, int] | None) -> Plan[Sampled]:
         """Return the plan of one clip."""
@@ -322,7 +337,30 @@ def check_prediction(n: int, alpha: float) -> None:
         )
 
 
-def _conclude(
+def set_aside(route: Route, draws: int, alpha: float) -> float:
+    """Return the part of alpha that pays for noise that is not drawn exactly: 0 for a family whose error is not known.
+
+    draws: the most fresh draws. If every row is within ε of its law in total variation, all `draws` rows together
+    can be made to equal exact ones but with probability draws·ε; so what holds at level α − draws·ε for exact noise
+    holds at α. The draws that select a class, or a number of draws, need no correction: whatever they were, the rest
+    is valid. Raises ConfigError where more than half of alpha would go.
+    """
+    error = route.noise.error(route.object.size)
+    out = math.nextafter(error * draws, 1.0) if error else 0.0
+    if out > alpha / 2:
+        raise ConfigError(
+            f"alpha = {alpha:g} is too small for {draws} draws of {route.object.size} values of lattice noise, whose error "
+            f"adds up to {out:.3g}: use a larger alpha or a larger step"
+        )
+    return out
+
+
+def level_of(alpha: float, aside: float) -> float:
+    """Return alpha − aside, rounded down: the level of the bounds."""
+    return math.nextafter(alpha - aside, 0.0) if aside else alpha
+
+
+def conclude(
     clip: Clip,
     route: Route,
     trace: list[Tensor],
@@ -331,6 +369,7 @@ def _conclude(
     sampling: Sampling,
 ) -> Certificate:
     """Turn the counts of the fresh sample into a certificate."""
+    aside = set_aside(route, sampling.n, sampling.alpha)
     certificate = Certificate(
         clip=clip.name,
         digest=clip.digest,
@@ -347,14 +386,15 @@ def _conclude(
         rate=route.object.rate,
         lsb=clip.lsb,
         policy=sampling.policy_name,
-        _origin=Origin(route, trace, clip.exact),
-        **_bounds_of(sampled, sampling, float(route.noise.sigma)),
+        set_aside=aside or None,
+        _origin=Origin(route, trace, clip.exact, clip.pcm_step),
+        **bounds_of(sampled, sampling.at(route), float(route.noise.sigma)),
     )
     return replace(certificate, contract=fill_contract(certificate, route, trace, clip.digest, sampling.seed))
 
 
-def _bounds_of(sampled: Sampled, sampling: Sampling, sigma: float) -> dict[str, Any]:
-    """Return status, radius and the bounds behind it."""
+def bounds_of(sampled: Sampled, sampling: Sampling, sigma: float) -> dict[str, Any]:
+    """Return status, radius and the bounds behind it, as fields of a `Certificate`. sampling: at its level."""
     count, n, alpha = int(sampled.counts[sampled.top]), sampled.n, sampling.alpha
     # The largest count of *all* other classes in the fresh sample, whichever was second in the selection.
     other = int(np.delete(sampled.counts, sampled.top).max(initial=0))

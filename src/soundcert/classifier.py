@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from soundcert.engines import Engine, EngineName, Precision, choose, choose_micro_batch, prepare
 from soundcert.errors import ConfigError, ModelError
 from soundcert.pipeline import Route
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import Model, NoiseStage, Stage
 
 # On a CPU a micro-batch stays small whatever the user asks to certify: activations of large batches outgrow
@@ -110,13 +110,14 @@ class BaseClassifier:
     def check_rows(self, v: Tensor, key: NoiseKey) -> None:
         """Refuse a classifier whose answer for a row depends on the rest of the batch, or on chance.
 
-        Each probe row is run alone, at another batch size, in a full batch of quite different companions
-        and twice; a permutation alone would leave batch statistics unchanged and find nothing.
+        v: an object as noise is added to it (`NoiseStage.held`). Each probe row is run alone, at another batch
+        size, in a full batch of quite different companions and twice; a permutation alone would leave batch
+        statistics unchanged and find nothing.
         """
         # Of windows there are batches enough in a few rows.
         size = max(2, min(self.micro_batch, 4) if self.windows else self.micro_batch)
-        rows = torch.empty(size, *self.shape, device=self.device)
-        NoiseStream(key, self.noise.perturb_).fill_(rows).add_(v.to(self.device))
+        noise = torch.empty(size, *self.shape, device=self.device)
+        rows = noise_stream(key, self.noise).noisy_(noise, v.to(self.device))
         middle = size // 2
         with torch.inference_mode():
             reference = self(rows.clone())

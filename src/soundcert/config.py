@@ -151,7 +151,21 @@ class TrainConfig(_Numbers):
         0.0, ge=0, lt=1, description="widest stripe of bands and of frames blanked (SpecAugment), as a share"
     )
     speed: float = Field(0.0, ge=0, lt=0.5, description="largest random change of speed, as a share")
+    store: Literal["fp32", "fp16"] = Field(
+        "fp32",
+        description="how matrices and filters are kept in the weight file; what is certified is what was kept",
+    )
     warm_up: int = Field(0, ge=0, description="epochs over which the noise grows to σ (a curriculum)")
+    draws: int = Field(1, ge=1, le=16, description="noisy copies of each clip in a step")
+    consistency: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the copies' disagreement in the loss (arXiv 2006.04062); needs draws of 2 or more",
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="precision of the network's passes in training; validation and weights stay in fp32",
+    )
     patience: int = Field(10, ge=1, description="epochs without a better validation score before stopping")
     validation_draws: int = Field(4, ge=1, description="noisy draws a validation clip")
     seed: int = Field(0, ge=0, description="seed of initialisation, order, augmentation and noise")
@@ -162,6 +176,12 @@ class TrainConfig(_Numbers):
         None, description="validation clips; by default the data's split 'validation'"
     )
     extra: tuple[DataConfig, ...] = Field((), description="more training clips, with the same labels")
+
+    @model_validator(mode="after")
+    def _copies_to_compare(self) -> TrainConfig:
+        if self.consistency and self.draws < 2:
+            raise ValueError("consistency compares noisy copies of a clip: set draws to 2 or more")
+        return self
 
 
 class Config(BaseModel):

@@ -56,6 +56,7 @@ class Contract:
     norm_ratio_db: float | None = None
     displacement: float | None = None
     sensitivity: float | None = None
+    lattice_step: float | None = None
 
     @property
     def about_waveform(self) -> bool:
@@ -76,9 +77,12 @@ class Contract:
     def covers(self) -> str:
         """Return what a certificate covers, in plain words."""
         steps = f" ({'; '.join(self.pre_noise_words)})" if self.pre_noise_words else ""
+        step = f"{self.lattice_step:g}" if self.lattice_step else ""
+        where = f" on the lattice of whole steps of {step}" if step else ""
         text = (
-            f"The certified object is the {self.certified_object}{steps}: {self.dimension} values. "
-            f"Any change of it with an ℓ2 norm strictly below the radius leaves the smoothed label as it is. "
+            f"The certified object is the {self.certified_object}{steps}: {self.dimension} values{where}. "
+            f"Any change of it{where and ' from lattice point to lattice point'} with an ℓ2 norm strictly below the "
+            f"radius leaves the smoothed label as it is. "
             f"The noise has σ = {self.sigma:g} in the object's own unit ({self.unit})."
         )
         if self.windows:
@@ -86,6 +90,11 @@ class Contract:
                 f" The base classifier reads the noisy object in windows of {self.windows}: {self.vote}. Windows and "
                 "vote stand below the noise, so that one certificate, one noise and one radius are about the whole "
                 "object."
+            )
+        if step:
+            text += (
+                " Noise and object are whole steps and are added as integers, so that rounding in floating point takes "
+                "nothing from the radius; every input reaches the lattice by the last step before the noise."
             )
         if self.post_noise:
             text += (
@@ -136,6 +145,15 @@ class Contract:
             out.append(
                 "The radius is not a distance between the signals that the model hears after these changes."
             )
+        if self.lattice_step is None:
+            out.append(
+                "Nothing about what rounding in floating point does to Gaussian noise: the proof is about real numbers "
+                "(`lattice_noise` closes that gap)."
+            )
+        out.append(
+            "Nothing about a model that answers the same input differently from run to run, or about a deployment that "
+            "computes otherwise: another engine, precision, library or front end is another classifier."
+        )
         out.append(
             "Nothing about lossy codecs, other file headers, louder changes than the radius, another pipeline, "
             "or whether the label is correct."
@@ -214,6 +232,7 @@ def read_contract(route: Route, engine: str = "torch fp32") -> Contract:
             stage.words().replace("each clip", "each window") if stage in route.cut[2] else stage.words()
             for stage in post
         ),
+        lattice_step=route.noise.lattice,
         windows=windows.length_words() + ("" if windows.tail == "keep" else ", the rest left out")
         if windows
         else None,

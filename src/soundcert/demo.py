@@ -22,7 +22,7 @@ from soundcert.contract import Contract
 from soundcert.data import load_items
 from soundcert.errors import InputError
 from soundcert.pipeline import Pipeline
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 
 CONTRACTS = (
     ("waveform", "Waveform", "noise on the waveform, after the gain"),
@@ -184,7 +184,7 @@ def players(result: DemoResult) -> list[tuple[str, str]]:
     for clip in result.clips:
         route = pipe.route(clip.space)
         v = pipe.object_of(clip)
-        stream = NoiseStream(NoiseKey(result.seed, "diagnostics", clip.digest), route.noise.perturb_)
+        stream = noise_stream(NoiseKey(result.seed, "diagnostics", clip.digest), route.noise)
         noisy = v + stream.fill_(torch.empty(1, *v.shape))[0].double()
         rate = route.object.rate or clip.rate
         out.append((_flac(v, rate, 0.1), _flac(noisy, rate, 0.1)))

@@ -17,7 +17,7 @@ from soundcert.audio import Clip
 from soundcert.bounds import BoundName, monte_carlo_ceiling
 from soundcert.errors import ConfigError
 from soundcert.pipeline import Pipeline, Route
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 
 __all__ = [
     "BoundName",
@@ -104,7 +104,7 @@ def distortion_at(route: Route, v: torch.Tensor, digest: str, *, draws: int, see
         )
     if not stages:
         return GeometryDistortion(1.0, 1.0, draws)
-    noise = NoiseStream(NoiseKey(seed, "diagnostics", digest), route.noise.perturb_).fill_(
+    noise = noise_stream(NoiseKey(seed, "diagnostics", digest), route.noise).fill_(
         torch.empty(draws, *v.shape, dtype=torch.float32)
     )
     eta = noise.to(torch.float64)

@@ -34,6 +34,14 @@ class RunError(SoundcertError):
     """A run directory cannot be opened, resumed or written."""
 
 
+class ResourceError(SoundcertError):
+    """The machine has too little of something for the work as it is configured, such as memory."""
+
+
+class StalledError(ResourceError):
+    """Nothing was finished for longer than the watchdog waits."""
+
+
 class TransportError(SoundcertError):
     """A radius was asked for in a space that it cannot be carried to."""
 

@@ -118,14 +118,17 @@ class Pipeline:
 
     def __init__(self, stages: Iterable[Stage | nn.Module | Callable[[Tensor], Tensor]]) -> None:
         built = [s if isinstance(s, Stage) else _as_model(s) for s in stages]
-        self.stages: tuple[Stage, ...] = tuple(built)
         noises = [i for i, s in enumerate(built) if isinstance(s, NoiseStage)]
         if len(noises) != 1:
             raise ConfigError(
                 f"a pipeline needs exactly one noise stage, got {len(noises)}: "
-                "put `gaussian_noise` where the certificate is to live"
+                "put `gaussian_noise` (or `lattice_noise`) where the certificate is to live"
             )
         self.noise_index = noises[0]
+        noise = built[self.noise_index]
+        assert isinstance(noise, NoiseStage)
+        built[self.noise_index] = noise.below(built[self.noise_index - 1] if self.noise_index else None)
+        self.stages: tuple[Stage, ...] = tuple(built)
         for i, stage in enumerate(built[:-1]):
             if stage.family == "model" and not (isinstance(stage, Model) and stage.stop is not None):
                 raise ConfigError(

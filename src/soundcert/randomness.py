@@ -4,7 +4,8 @@ A stream holds the rows of noise for one clip and one purpose. Rows are grouped 
 block's generator starts from a full Mersenne Twister state that SHAKE-128 expands from the key, so any
 row can be reached without drawing those of other blocks, and streams of different keys never overlap
 by a short seed. The purpose keeps draws apart that must be independent: a selection never sees a draw
-of an estimation.
+of an estimation. Lattice noise has a generator of its own, Philox, whose counter names the row: integer
+arithmetic alone, the same on every machine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor
 
 from soundcert.errors import ConfigError
+from soundcert.rounded_normal import RoundedNormal
+from soundcert.stages import NoiseStage
 
 Purpose = Literal[
     "training",
@@ -74,6 +77,11 @@ class NoiseKey:
         generator.set_state(state)
         return generator
 
+    def philox(self) -> int:
+        """Return the 128-bit key of the stream's Philox generator."""
+        text = f"soundcert lattice noise 1|{self.seed}|{self.purpose}|{self.digest}"
+        return int.from_bytes(shake_128(text.encode()).digest(16), "little")
+
 
 class NoiseStream:
     """Rows of noise for one key, in order or from any row on.
@@ -92,6 +100,10 @@ class NoiseStream:
     def fill_(self, rows: Tensor) -> Tensor:
         """Fill `(count, *shape)` with the next rows, in place."""
         return self._fill_rows(rows) if rows.device.type == "cpu" else self._fill_blocks(rows)
+
+    def noisy_(self, rows: Tensor, held: Tensor) -> Tensor:
+        """Fill `(count, *shape)` with what the base classifier hears: an object (see `NoiseStage.held`) plus noise."""
+        return self.fill_(rows).add_(held)
 
     def _fill_blocks(self, rows: Tensor) -> Tensor:
         """Fill by whole blocks, one launch each: on a GPU a launch costs as much as the noise of many rows."""
@@ -117,3 +129,39 @@ class NoiseStream:
             self._draw(row, self._generator)
             self.next += 1
         return rows
+
+
+class LatticeStream(NoiseStream):
+    """Rows of lattice noise for one key: whole numbers of steps, drawn and added as integers, on any device."""
+
+    def __init__(self, key: NoiseKey, law: RoundedNormal, step: float, start: int = 0) -> None:
+        self.key, self.next = key, start
+        self._law, self._step = law, step
+
+    def integers(self, count: int, size: int) -> Tensor:
+        """Return the next rows of noise in steps, `(count, size)` int32.
+
+        Row i uses the words of Philox4x64-10 from counter i·2^128 on: no row depends on another.
+        """
+        key = self.key.philox()
+        sources = [
+            np.random.Philox(key=key, counter=row << 128) for row in range(self.next, self.next + count)
+        ]
+        self.next += count
+        return torch.from_numpy(self._law.fill(np.empty((count, size), dtype=np.int32), sources))
+
+    def fill_(self, rows: Tensor) -> Tensor:
+        steps = self.integers(len(rows), rows[0].numel() if len(rows) else 0)
+        return rows.copy_(steps.reshape(rows.shape)).mul_(self._step)
+
+    def noisy_(self, rows: Tensor, held: Tensor) -> Tensor:
+        """Fill rows with object plus noise: an integer sum, one conversion, and a power of two, which is exact."""
+        steps = self.integers(len(rows), held.numel()).reshape(rows.shape)
+        return rows.copy_(steps.to(held.device) + held).mul_(self._step)
+
+
+def noise_stream(key: NoiseKey, noise: NoiseStage, start: int = 0) -> NoiseStream:
+    """Return the stream of a noise stage's rows under a key, from row `start` on."""
+    if noise.law is not None and noise.lattice is not None:
+        return LatticeStream(key, noise.law, noise.lattice, start)
+    return NoiseStream(key, noise.perturb_, start)

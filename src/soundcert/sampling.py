@@ -15,8 +15,8 @@ import heapq
 import os
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -27,13 +27,21 @@ import torch
 from torch import Tensor
 
 from soundcert.classifier import BaseClassifier, votes
-from soundcert.randomness import NoiseKey, NoiseStream, Purpose
+from soundcert.errors import ResourceError, StalledError
+from soundcert.randomness import NoiseKey, NoiseStream, Purpose, noise_stream
 
 T = TypeVar("T")
 #: Most rows that one Draw asks for: their votes are kept until all are there.
 CHUNK = 16_384
 # Tasks are read ahead until so many micro-batches a worker are waiting, or so many tasks are under way.
 _READ_AHEAD, _MOST_TASKS = 4, 512
+# Results that nobody has taken yet: no more clips are read, so that a slow disk does not fill the memory.
+_MOST_RESULTS = 512
+#: Seconds without a finished forward pass, or a clip read, after which workers are taken to hang.
+WATCHDOG = 600.0
+_GRACE = 5.0  # seconds that a worker gets to finish its micro-batch when a run ends early
+_LOOK = 0.5  # seconds between two looks at whether anything was finished
+_NAME = "soundcert worker"
 # Shapes of object for which a worker keeps its rows: recordings may all differ in length.
 _MOST_PLACES = 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -54,7 +62,10 @@ Plan = Generator[Draw, np.ndarray, T]
 
 @dataclass(frozen=True)
 class Task(Generic[T]):
-    """A plan, and the object `v` `(*shape)` whose noisy copies it draws under keys of `seed` and `digest`."""
+    """A plan, and the object `v` `(*shape)` whose noisy copies it draws under keys of `seed` and `digest`.
+
+    v is as the noise is added to it: see `NoiseStage.held`.
+    """
 
     base: BaseClassifier
     v: Tensor
@@ -66,7 +77,7 @@ class Task(Generic[T]):
 
 @dataclass(frozen=True)
 class Job:
-    """Count votes of `n` noisy copies of the object `v` `(*shape)`, noise rows `start` … under `key`."""
+    """Count votes of `n` noisy copies of the held object `v` `(*shape)`, noise rows `start` … under `key`."""
 
     v: Tensor
     key: NoiseKey
@@ -100,23 +111,59 @@ def tally(seen: np.ndarray, classes: int) -> np.ndarray:
     return counts
 
 
-def run_tasks(tasks: Iterable[Task[T]], *, workers: int | None = None) -> Iterator[T]:
+def run_tasks(
+    tasks: Iterable[Task[T]], *, workers: int | None = None, watchdog: float | None = WATCHDOG
+) -> Iterator[T]:
     """Yield each task's result, in the order of the tasks, which are read as places become free.
 
     workers: threads that each run whole micro-batches on one torch thread; by default one a core.
-    What a task or a plan raises is raised here, and ends the rest.
+    What a task or a plan raises is raised here, and ends the rest; a lack of memory as ResourceError.
+    watchdog: seconds without a finished micro-batch or a clip read after which StalledError is raised; None
+    waits for ever. A thread that hangs cannot be ended: it is left behind (`hanging`), and dies with the process.
     """
     _keep_freed_memory()
     workers = workers or cpu_count()
-    queue = _Queue(iter(tasks), workers)
-    with ThreadPoolExecutor(workers, thread_name_prefix="soundcert") as pool:
+    queue = _Queue(iter(tasks), workers, watchdog)
+    # Daemons, since Python would wait at its end for a thread that hangs.
+    threads = [threading.Thread(target=_work, args=(queue,), name=_NAME, daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield from queue.results()
+    finally:
+        queue.stop()
+        deadline = time.monotonic() + _GRACE
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def within(seconds: float | None, work: Callable[[], T]) -> T:
+    """Return what `work` returns, done by a worker; StalledError after so many seconds."""
+    done: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
         try:
-            threads = [pool.submit(_work, queue) for _ in range(workers)]
-            yield from queue.results()
-            for thread in threads:
-                thread.result()
-        finally:
-            queue.stop()
+            done.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name=_NAME, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise explained(errors[0])
+    if not done:
+        raise StalledError(
+            f"the first forward pass was not finished in {seconds:g} s: the model hangs, or the watchdog's time is "
+            "too short for this model"
+        )
+    return done[0]
+
+
+def hanging() -> int:
+    """Return how many workers go on although their run has ended: the process should end without them."""
+    return sum(thread.name == _NAME and thread.is_alive() for thread in threading.enumerate())
 
 
 @dataclass
@@ -153,12 +200,19 @@ class _Part:
 
 
 class _Queue(Generic[T]):
-    """Hands out micro-batches to workers and takes their votes. Every method may be called by any thread."""
+    """Hands out micro-batches to workers and takes their votes. `results` is for one thread, the rest for all.
 
-    def __init__(self, tasks: Iterator[Task[T]], workers: int) -> None:
+    Clips are read under the lock, by whichever worker needs one. So `results` and `stop` never wait for it: a
+    file that cannot be read to its end must not keep anyone from stopping.
+    """
+
+    def __init__(self, tasks: Iterator[Task[T]], workers: int, watchdog: float | None) -> None:
         self._tasks: Iterator[Task[T]] | None = tasks
         self._workers = workers
+        self._watchdog = watchdog
+        self._beat = time.monotonic()  # when something was finished last
         self._changed = threading.Condition()
+        self._news = threading.Event()  # for `results`
         self._waiting: list[tuple[int, _Active[T]]] = []  # a heap: earlier tasks first
         self._rows = 0
         self._active = 0
@@ -171,27 +225,48 @@ class _Queue(Generic[T]):
         """Yield results in order, until there are no more tasks or one failed."""
         number = 0
         while True:
-            with self._changed:
-                while number not in self._finished:
-                    if self._error is not None:
-                        raise self._error
-                    if self._stopped or (self._tasks is None and number >= self._read):
-                        return
-                    self._changed.wait()
-                result = self._finished.pop(number)
+            # Time that the consumer took is not the workers'.
+            self._beat = time.monotonic()
+            while True:
+                self._news.clear()
+                if number in self._finished:
+                    break
+                if self._error is not None:
+                    raise explained(self._error)
+                if self._stopped or (self._tasks is None and number >= self._read):
+                    return
+                if not self._news.wait(_LOOK):
+                    self._look_for_life()
+            full = len(self._finished) >= _MOST_RESULTS
+            result = self._finished.pop(number)
+            if full:
+                with self._changed:
+                    self._changed.notify_all()
             yield result
             number += 1
 
+    def _look_for_life(self) -> None:
+        silent = time.monotonic() - self._beat
+        if self._watchdog is not None and silent > self._watchdog:
+            raise StalledError(
+                f"no forward pass was finished and no clip read for {silent:.0f} s: the model or the disk hangs, "
+                "or the watchdog's time is too short for this model"
+            )
+
     def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
+        self._stopped = True
+        self._news.set()
+        # A worker that hangs while it reads has the lock. It wakes the others itself, should it ever go on.
+        if self._changed.acquire(timeout=_LOOK):
             self._changed.notify_all()
+            self._changed.release()
 
     def fail(self, error: BaseException) -> None:
         with self._changed:
             self._error = self._error or error
             self._stopped = True
             self._changed.notify_all()
+            self._news.set()
 
     def take(self) -> list[_Part] | None:
         """Return the parts of the next micro-batch, all of one base classifier; None when all is done."""
@@ -204,11 +279,13 @@ class _Queue(Generic[T]):
                 if self._tasks is None and not self._active:
                     return None
                 self._changed.wait()
+            self._changed.notify_all()
             return None
 
     def answer(self, parts: Sequence[_Part], winners: np.ndarray) -> None:
         """Take the votes of a micro-batch, and go on with the plans that have all that they asked for."""
         with self._changed:
+            self._beat = time.monotonic()
             at = 0
             for part in parts:
                 active = part.active
@@ -231,14 +308,21 @@ class _Queue(Generic[T]):
             raise
 
     def _read_ahead(self) -> None:
-        while self._tasks is not None and self._active < _MOST_TASKS:
+        while (
+            self._tasks is not None
+            and not self._stopped
+            and self._active < _MOST_TASKS
+            and len(self._finished) < _MOST_RESULTS
+        ):
             size = self._waiting[0][1].task.base.micro_batch if self._waiting else 1
             if self._waiting and self._rows >= _READ_AHEAD * self._workers * size:
                 return
             task = next(self._tasks, None)
+            self._beat = time.monotonic()
             if task is None:
                 self._tasks = None
                 self._changed.notify_all()
+                self._news.set()
                 return
             number, self._read = self._read, self._read + 1
             self._active += 1
@@ -255,6 +339,7 @@ class _Queue(Generic[T]):
             self._finished[active.number] = end.value
             self._active -= 1
             self._changed.notify_all()
+            self._news.set()
             return
         active.ask(asked)
         self._rows += asked.need
@@ -296,12 +381,32 @@ class _Queue(Generic[T]):
         stream = active.streams.pop(purpose, None)
         if stream is None or stream.next != row:
             task = active.task
-            stream = NoiseStream(
-                NoiseKey(task.seed, purpose, task.digest), task.base.noise.perturb_, start=row
-            )
+            stream = noise_stream(NoiseKey(task.seed, purpose, task.digest), task.base.noise, row)
         part = _Part(active, purpose, active.given, count, stream)
         active.given += count
         return part
+
+
+def explained(error: BaseException) -> BaseException:
+    """Return what to raise for a worker's error: a lack of memory has many names."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and cause not in causes:
+        causes.append(cause)
+    if not any(_lacks_memory(cause) for cause in causes):
+        return error
+    out = ResourceError(
+        "a worker ran out of memory: lower certify.micro_batch or --workers, use shorter clips, or give the job more "
+        "memory"
+    )
+    out.__cause__ = error
+    return out
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in words)
 
 
 def _work(queue: _Queue[Any]) -> None:
@@ -338,7 +443,7 @@ class _Place:
             filled = 0
             for part in parts:
                 end = filled + part.count
-                part.stream.fill_(self.rows[filled:end]).add_(part.active.task.v)
+                part.stream.noisy_(self.rows[filled:end], part.active.task.v)
                 filled = end
             if filled < len(self.rows):
                 self.rows[filled:] = self.rows[

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from soundcert.config import Config, TrainConfig
-from soundcert.data import DataConfig, Item, load_items
+from soundcert.data import DataConfig, Item, load_items, without_roots
 from soundcert.errors import ConfigError, InputError
 from soundcert.models import save_weights
 from soundcert.pipeline import Pipeline
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import Model, Stage, Windows
 
 
@@ -141,7 +141,7 @@ def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[l
 
 def _identity(config: Config, labels: Sequence[str], *lists: Sequence[Item]) -> str:
     """Digest of everything that a resumed training must share with its beginning."""
-    settings = config.model_dump(mode="json", include={"data", "pipeline", "train"})
+    settings = without_roots(config.model_dump(mode="json", include={"data", "pipeline", "train"}))
     clips = [[[item.name, item.label] for item in items] for items in lists]
     text = json.dumps([settings, list(labels), clips], sort_keys=True)
     return blake2b(text.encode(), digest_size=16).hexdigest()
@@ -253,7 +253,7 @@ class _Trainer:
         torch.manual_seed((settings.seed << 20) + epoch)  # dropout
         order = rng.permutation(len(self.train_set.objects))
         level = min(1.0, (epoch + 1) / settings.warm_up) if settings.warm_up else 1.0
-        stream = NoiseStream(NoiseKey(settings.seed, "training", f"epoch {epoch}"), self.noise.perturb_)
+        stream = noise_stream(NoiseKey(settings.seed, "training", f"epoch {epoch}"), self.noise)
         total = 0.0
         for start in range(0, len(order), settings.batch):
             rows = order[start : start + settings.batch]
@@ -264,13 +264,20 @@ class _Trainer:
             partner = torch.from_numpy(rng.permutation(len(rows)))
             share = float(rng.beta(settings.mix, settings.mix)) if settings.mix else 1.0
             batch = share * batch + (1 - share) * batch[partner]
+            if settings.draws > 1:  # copy after copy: rows i, i + clips, i + 2·clips, … are of one clip
+                batch = batch.repeat(settings.draws, *[1] * (batch.dim() - 1))
             batch = batch + level * stream.fill_(torch.empty_like(batch))
             self.optimiser.zero_grad()
             seen = self._seen(batch)
             if settings.mask:
                 seen = _masked(seen, settings.mask, rng)
-            logits = self.net(seen)
-            loss = share * self.loss(logits, targets) + (1 - share) * self.loss(logits, targets[partner])
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+                logits = self.net(seen)
+            logits = logits.float()
+            first, second = (t.repeat(settings.draws) for t in (targets, targets[partner]))
+            loss = share * self.loss(logits, first) + (1 - share) * self.loss(logits, second)
+            if settings.consistency:
+                loss = loss + settings.consistency * disagreement(logits, settings.draws)
             loss.backward()
             self.optimiser.step()
             self.schedule.step()
@@ -287,7 +294,7 @@ class _Trainer:
         """Share of correct noisy draws over validation clips: the mean of p for the true class."""
         self.net.eval()
         draws = self.settings.validation_draws
-        stream = NoiseStream(NoiseKey(self.settings.seed, "validation", "all"), self.noise.perturb_)
+        stream = noise_stream(NoiseKey(self.settings.seed, "validation", "all"), self.noise)
         correct = 0
         with torch.inference_mode():
             for _ in range(draws):
@@ -308,8 +315,9 @@ class _Trainer:
             "validation_clips": len(self.valid_set.objects),
         }
         save_weights(
-            path, self.net, network=model.network, labels=self.labels, options=model.options, meta=meta
-        )
+            path, self.net, network=model.network, labels=self.labels, options=model.options, meta=meta,
+            half=self.settings.store == "fp16",
+        )  # fmt: skip
 
     def _checkpoint(self, epoch: int, best: float, best_epoch: int) -> None:
         state = {
@@ -335,6 +343,17 @@ class _Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         return int(state["epoch"]), float(state["best"]), int(state["best_epoch"])
+
+
+def disagreement(logits: Tensor, draws: int) -> Tensor:
+    """Return the mean over clips and copies of KL(mean of the copies' probabilities ‖ a copy's own), a scalar.
+
+    logits: `(draws · clips, classes)`, copy after copy. The consistency regulariser of Jeong and Shin 2020
+    (arXiv 2006.04062), without its entropy term.
+    """
+    logs = logits.log_softmax(1).view(draws, -1, logits.shape[1])
+    middle = logs.exp().mean(0)
+    return (middle * (middle.clamp_min(1e-12).log() - logs)).sum(2).mean()
 
 
 def _masked(batch: Tensor, share: float, rng: np.random.Generator) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from soundcert.errors import TransportError, did_you_mean
 from soundcert.pipeline import Route
+from soundcert.stages import Quantize
 
 # Rounding to nearest in float32 moves a value x by at most 2^-24·|x| (or 2^-150 near zero).
 _ROUNDING = 2.0**-24
@@ -76,22 +77,31 @@ def check_space(route: Route, name: str) -> None:
 
 
 def carry(
-    route: Route, points: Sequence[Tensor], radius: float, name: str = "file", *, exact: bool = False
+    route: Route,
+    points: Sequence[Tensor],
+    radius: float,
+    name: str = "file",
+    *,
+    exact: bool = False,
+    pcm_step: float | None = None,
 ) -> Transported:
     """Pull `radius` at the certified object back to the first space called `name` (or to the file).
 
     points: the clip before each stage of the front and after the last, as `Pipeline.front_trace`
     returns them. exact: every file of this format is exact in float32 (integers of 24 bits at most), so
-    that a pipeline without a front rounds nothing. name="object" gives the raw radius, which is about
-    the object as the model hears it, in float32. Raises TransportError for a name that there is
-    not, and where a stage has no proven bound.
+    that a pipeline without a front rounds nothing. pcm_step: the step of a PCM file's format
+    (`Clip.pcm_step`): where its multiples are all on the lattice of a `quantize` that comes first, that
+    stage changes no file of this format, and the radius is about those. With lattice noise the object is
+    heard as it is, and nothing is rounded. name="object" gives the raw radius, which is about the object
+    as the model hears it. Raises TransportError for a name that there is not, and where a stage has no
+    proven bound.
     """
     check_space(route, name)
     names = [space.name for space in route.spaces[: route.noise_index + 1]]
     stop = route.noise_index if name == "object" else (0 if name == "file" else names.index(name))
     current = radius
     chain = [Step("certificate", names[-1], radius)]
-    if name != "object" and not (exact and not route.front):
+    if name != "object" and not (exact and not route.front) and route.noise.lattice is None:
         current = max(0.0, radius - rounding_allowance(points[-1], radius))
         chain.append(Step("float32 rounding of the object", names[-1], current))
     index = route.noise_index
@@ -101,7 +111,10 @@ def carry(
         target = torch.tensor([current], dtype=torch.float64)
         described = stage.describe()
         bound = None
-        if index > stop:
+        if index == 0 and isinstance(stage, Quantize) and pcm_step is not None and stage.keeps(pcm_step):
+            bound = target
+            described += ", on whose lattice every file of this format lies"
+        elif index > stop:
             before = route.stages[index - 1]
             bound = before.pull_back_through(stage, points[index - 1].unsqueeze(0), target)
             if bound is not None:

@@ -64,6 +64,7 @@ def test_it_gives_the_votes_of_the_network_in_evaluation_mode() -> None:
         weights="w.safetensors",
         options={"dropout": 0.9},
         labels=("high", "low"),
+        trust=True,
     )
     x = torch.stack([torch.tensor(tone(f) / 2**15).float() for f in (500.0, 4000.0)])
     assert torch.equal(stage(x), Detector()(x))
@@ -73,26 +74,36 @@ def test_it_gives_the_votes_of_the_network_in_evaluation_mode() -> None:
 
 
 def test_from_inspect_to_a_run_that_knows_its_weights(home, cli) -> None:
-    options = ["--weights", "w.safetensors", "--shape", "1600", "--labels", "high,low", "--data", "clips"]
+    options = [
+        "--weights",
+        "w.safetensors",
+        "--shape",
+        "1600",
+        "--labels",
+        "high,low",
+        "--data",
+        "clips",
+        "--trust",
+    ]
     found = cli("inspect", "tonework.nets:make", *options, "--out", "c.yaml", "--json").json
     assert (found["kind"], found["gradients"], found["gives"]) == ("factory", True, "logits of 2 classes")
-    assert cli("certify", "c.yaml", "--out", "run", "--n", 50).code == 0
+    assert cli("certify", "c.yaml", "--out", "run", "--n", 50, "--trust").code == 0
     facts = json.loads((home / "run" / "run.json").read_text())
     assert facts["identity"]["model"].startswith("factory:")
     assert facts["contract"]["engine"] == "torch fp32"
     assert "tonework.nets:make" in facts["statement"] or "tonework.nets:make" in facts["contract"]["model"]
-    assert cli("attack", "run", "--limit", 1, "--steps", 2, "--n", 50, "--goal", "flip").code == 0
+    assert cli("attack", "run", "--limit", 1, "--steps", 2, "--n", 50, "--goal", "flip", "--trust").code == 0
     # Other weights are another model, wherever they lie.
     other = {key: value * 2 for key, value in Detector().state_dict().items()}
     save_file({f"0.{key}": value for key, value in other.items()}, home / "w.safetensors")
-    ran = cli("certify", "c.yaml", "--out", "run", "--n", 50, "--resume")
+    ran = cli("certify", "c.yaml", "--out", "run", "--n", 50, "--resume", "--trust")
     assert ran.code == 2
 
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("engine", [name for name, precision in available() if precision == "fp32"])
 def test_any_engine_takes_it_over(engine) -> None:
-    stage = Model(factory="tonework.nets:make", weights="w.safetensors", labels=("high", "low"))
+    stage = Model(factory="tonework.nets:make", weights="w.safetensors", labels=("high", "low"), trust=True)
     pipe = sc.Pipeline([sc.stages.Fit(seconds=0.1), sc.stages.GaussianNoise(0.3), stage])
     classifier = sc.certify.__globals__["SmoothedClassifier"](pipe, engine=engine)
     cert = classifier.certify(sc.Clip.from_array(tone(500.0), RATE), n0=5, n=60)
@@ -106,7 +117,7 @@ def test_a_factory_beside_the_config_asks_for_trust(tmp_path) -> None:
         {"gaussian_noise": {"sigma": 0.1}},
         {"model": {"factory": "lies_near:make", "weights": "w.safetensors"}},
     ]
-    with pytest.raises(ConfigError, match=r"runs its code.*--trust"):
+    with pytest.raises(ConfigError, match=r"is Python code.*--trust"):
         sc.Pipeline.from_specs(specs, tmp_path)
     specs[1]["model"]["trust"] = True
     try:
@@ -143,8 +154,9 @@ def test_what_is_wrong_is_one_line_before_any_draw(home, cli, case) -> None:
     save_file({**state, "z": torch.zeros(1)}, home / "more.safetensors")
     save_file({**state, "0.s": torch.zeros(3, 3)}, home / "shape.safetensors")
     torch.save(state, home / "p.pt")
-    (home / "c.yaml").write_text(yaml_of([*FRONT, f"model: {fields}"]))
-    ran = cli("certify", "c.yaml", "--out", "run")
+    trusted = fields.removesuffix("}") + ", trust: true}"
+    (home / "c.yaml").write_text(yaml_of([*FRONT, f"model: {trusted}"]))
+    ran = cli("certify", "c.yaml", "--out", "run", "--trust")
     assert ran.code == 2
     assert said in ran.err
     assert not (home / "run").exists()

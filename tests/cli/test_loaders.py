@@ -78,9 +78,9 @@ CASES = {
     "torchscript": {"torchscript": "script.pt", "trust": True},
     "exported": {"exported": "free.pt2", "trust": True},
     "exported with a fixed batch": {"exported": "one.pt2", "trust": True},
-    "python": {"python": "mymodel:logits"},
-    "python with gradients": {"python": "mymodel:gradients"},
-    "python of arrays": {"python": "mymodel:arrays", "options": {"numpy": True}},
+    "python": {"python": "mymodel:logits", "trust": True},
+    "python with gradients": {"python": "mymodel:gradients", "trust": True},
+    "python of arrays": {"python": "mymodel:arrays", "options": {"numpy": True}, "trust": True},
 }
 
 
@@ -127,8 +127,16 @@ def test_the_contract_names_kind_and_file_and_what_computes_it(zoo) -> None:
             "torch fp32, TorchScript",
         ),
         ({"exported": "free.pt2", "trust": True}, "model(exported free.pt2)", "torch fp32, torch.export"),
-        ({"python": "mymodel:logits"}, "model(python mymodel:logits, source file ", "a Python callable"),
-        ({"python": "math:fsum"}, "model(python math:fsum, digest unknown)", "a Python callable"),
+        (
+            {"python": "mymodel:logits", "trust": True},
+            "model(python mymodel:logits, source file ",
+            "a Python callable",
+        ),
+        (
+            {"python": "math:fsum", "trust": True},
+            "model(python math:fsum, digest unknown)",
+            "a Python callable",
+        ),
     ):
         stage = model(zoo, fields)
         assert stage.describe().startswith(named)
@@ -280,10 +288,10 @@ def test_outputs_of_every_sort() -> None:
         ("sigmoids", "scores"),
         ("numbers", "labels"),
     ):
-        stage = Model(python=f"mymodel:{function}", outputs=outputs, labels=LABELS)
+        stage = Model(trust=True, python=f"mymodel:{function}", outputs=outputs, labels=LABELS)
         if function != "sigmoids":  # which saturate here
             assert torch.equal(stage(x).argmax(1), winner)
-    one = Model(python="mymodel:one", outputs="probabilities", labels=LABELS)
+    one = Model(trust=True, python="mymodel:one", outputs="probabilities", labels=LABELS)
     assert torch.equal(one(x).argmax(1), winner)
     assert one(x).shape == (5, 2)
     high = Adapter(Loaded(lambda x: x[:, :1], "m"), outputs="probabilities", threshold=0.9)
@@ -307,10 +315,10 @@ def test_rows_of_a_fixed_batch_are_filled_up() -> None:
 def test_a_model_on_one_row_a_pass_where_rows_would_meet() -> None:
     clip = sc.Clip.from_array(tone(500.0), RATE)
     front = [sc.stages.Fit(seconds=0.1), sc.stages.GaussianNoise(0.3)]
-    pipe = sc.Pipeline([*front, Model(python="mymodel:batch_statistics", labels=LABELS)])
+    pipe = sc.Pipeline([*front, Model(trust=True, python="mymodel:batch_statistics", labels=LABELS)])
     with pytest.raises(ModelError, match=r"changes when it is run alone|batch"):
         sc.certify(pipe, clip, n0=5, n=30)
-    pipe = sc.Pipeline([*front, Model(python="mymodel:batch_statistics", labels=LABELS, batch=1)])
+    pipe = sc.Pipeline([*front, Model(trust=True, python="mymodel:batch_statistics", labels=LABELS, batch=1)])
     sc.certify(pipe, clip, n0=5, n=30)
 
 
@@ -337,7 +345,7 @@ def test_code_runs_only_where_config_and_command_both_say_so(zoo, tmp_path, cli,
 def test_a_module_beside_the_config_asks_for_trust(tmp_path) -> None:
     (tmp_path / "lies_beside.py").write_text("def f(x):\n    return x[:, :2]\n")
     specs = [{"gaussian_noise": {"sigma": 0.1}}, {"model": {"python": "lies_beside:f"}}]
-    with pytest.raises(ConfigError, match=r"runs its code.*--trust"):
+    with pytest.raises(ConfigError, match=r"importing it runs.*--trust"):
         sc.Pipeline.from_specs(specs, tmp_path)
     specs[1]["model"]["trust"] = True
     try:
@@ -345,6 +353,25 @@ def test_a_module_beside_the_config_asks_for_trust(tmp_path) -> None:
     finally:
         sys.path.remove(str(tmp_path))
         sys.modules.pop("lies_beside", None)
+
+
+@pytest.mark.parametrize("source", ["parcel.inner:f", "parcel:f", "pickle:loads"])
+def test_no_installed_module_is_imported_without_trust(tmp_path, monkeypatch, source) -> None:
+    """Looking for `parcel.inner` alone would import `parcel`; and pickle.loads takes a clip's samples as bytes."""
+    (tmp_path / "parcel").mkdir()
+    (tmp_path / "parcel" / "__init__.py").write_text("open('imported', 'w')\n\ndef f(x): return x[:, :2]\n")
+    (tmp_path / "parcel" / "inner.py").write_text("from parcel import f\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    specs = [{"gaussian_noise": {"sigma": 0.1}}, {"model": {"python": source, "labels": LABELS}}]
+    with pytest.raises(ConfigError, match="--trust"):
+        sc.Pipeline.from_specs(specs, tmp_path, trust=True)
+    assert not Path("imported").exists()
+    assert "parcel" not in sys.modules
+    specs[1]["model"]["trust"] = True
+    with pytest.raises(ConfigError, match="--trust"):
+        sc.Pipeline.from_specs(specs, tmp_path)
+    assert not Path("imported").exists()
 
 
 # --- runs, schema, third parties -------------------------------------------------------------------
@@ -417,10 +444,10 @@ BAD = {
     "an option for others": ("{weights: 'bundled:kws-waveform', rate: 16000}", "rate goes with one of"),
     "an unknown option": ("{onnx: free.onnx, options: {outptu: 1}}", "did you mean 'output'"),
     "an unknown output": ("{onnx: free.onnx, options: {output: y}}", "has no output 'y'"),
-    "no function": ("{python: mymodel}", "package.module:function"),
-    "no module": ("{python: 'gone.module:f'}", "no Python module 'gone.module'"),
-    "no attribute": ("{python: 'mymodel:gone'}", "has no 'gone'"),
-    "not a function": ("{python: 'mymodel:constant'}", "must be a function"),
+    "no function": ("{trust: true, python: mymodel}", "package.module:function"),
+    "no module": ("{trust: true, python: 'gone.module:f'}", "no Python module 'gone.module'"),
+    "no attribute": ("{trust: true, python: 'mymodel:gone'}", "has no 'gone'"),
+    "not a function": ("{trust: true, python: 'mymodel:constant'}", "must be a function"),
     "three labels": ("{onnx: free.onnx, labels: [high, low, c]}", "returns 2 classes but names 3 labels"),
     "labels of others": ("{onnx: free.onnx, labels: [hihg, low]}", "which the model does not name (did you mean 'hihg'?)"),
     "classes and labels": ("{onnx: free.onnx, labels: [a, b], classes: 3}", "classes is 3 but there are 2 labels"),
@@ -428,21 +455,21 @@ BAD = {
     "another batch": ("{onnx: one.onnx, batch: 4}", "takes 1 rows a pass, not batch=4"),
     "a layout of nothing": ("{onnx: free.onnx, layout: 'samples'}", "must begin with batch"),
     "a layout of features": ("{onnx: free.onnx, layout: 'batch, frames, bands'}", "does not fit rows of shape (1600,)"),
-    "probabilities": ("{python: 'mymodel:probabilities'}", "write `outputs: probabilities`"),
+    "probabilities": ("{trust: true, python: 'mymodel:probabilities'}", "write `outputs: probabilities`"),
     "probabilities in ONNX": ("{onnx: soft.onnx}", "write `outputs: probabilities`"),
     "no probabilities": ("{onnx: free.onnx, outputs: probabilities}", "does not return probabilities"),
-    "sigmoids": ("{python: 'mymodel:sigmoids'}", "write `outputs: scores`"),
-    "one sigmoid": ("{python: 'mymodel:one'}", "one probability: write `outputs: probabilities`, with two `labels`"),
-    "NaN": ("{python: 'mymodel:nan'}", "returns NaN for every probe"),
-    "dropout left on": ("{python: 'mymodel:dropout'}", "changes when the same batch is run twice"),
-    "batch statistics": ("{python: 'mymodel:batch_statistics'}", "answer for a row changes"),
-    "a sequence": ("{python: 'mymodel:sequence'}", "pool over time first"),
-    "words": ("{python: 'mymodel:words'}", "must return a tensor or an array"),
-    "fewer rows": ("{python: 'mymodel:fewer'}", "for a batch of 4 it gave (1, 2)"),
-    "class numbers": ("{python: 'mymodel:numbers'}", "write `outputs: labels`"),
-    "class numbers without labels": ("{python: 'mymodel:numbers', outputs: labels}", "name its `labels`"),
-    "wrong class numbers": ("{python: 'mymodel:wrong_numbers', outputs: labels, classes: 2}", "none of 0 … 1"),
-    "an exception": ("{python: 'mymodel:fails'}", "fails on (batch, 1600): 'who knows'"),
+    "sigmoids": ("{trust: true, python: 'mymodel:sigmoids'}", "write `outputs: scores`"),
+    "one sigmoid": ("{trust: true, python: 'mymodel:one'}", "write `outputs: probabilities`, with two `labels`"),
+    "NaN": ("{trust: true, python: 'mymodel:nan'}", "returns NaN for every probe"),
+    "dropout left on": ("{trust: true, python: 'mymodel:dropout'}", "changes when the same batch is run twice"),
+    "batch statistics": ("{trust: true, python: 'mymodel:batch_statistics'}", "answer for a row changes"),
+    "a sequence": ("{trust: true, python: 'mymodel:sequence'}", "pool over time first"),
+    "words": ("{trust: true, python: 'mymodel:words'}", "must return a tensor or an array"),
+    "fewer rows": ("{trust: true, python: 'mymodel:fewer'}", "for a batch of 4 it gave (1, 2)"),
+    "class numbers": ("{trust: true, python: 'mymodel:numbers'}", "write `outputs: labels`"),
+    "class numbers without labels": ("{trust: true, python: 'mymodel:numbers', outputs: labels}", "name its `labels`"),
+    "wrong class numbers": ("{trust: true, python: 'mymodel:wrong_numbers', outputs: labels, classes: 2}", "none of 0 … 1"),
+    "an exception": ("{trust: true, python: 'mymodel:fails'}", "fails on (batch, 1600): 'who knows'"),
     "an engine": ("{onnx: free.onnx}\ncertify: {engine: openvino}", "openvino"),
 }  # fmt: skip
 
@@ -513,9 +540,9 @@ def test_a_module_in_training_mode_is_refused(monkeypatch) -> None:
     module.__spec__ = importlib.machinery.ModuleSpec("inmemory", None)
     monkeypatch.setitem(sys.modules, "inmemory", module)
     with pytest.raises(ModelError, match="training mode"):
-        Model(python="inmemory:net")
+        Model(trust=True, python="inmemory:net")
     module.net.eval()
-    assert Model(python="inmemory:net")(torch.ones(2, 3)).shape == (2, 2)
+    assert Model(trust=True, python="inmemory:net")(torch.ones(2, 3)).shape == (2, 2)
 
 
 def test_run_is_importable() -> None:

@@ -251,7 +251,7 @@ def test_missing_folder_and_empty(write, tmp_path):
     refused(tmp_path / "none.wav", "there is no file")
     refused(tmp_path, "got a folder")
     refused(write("a.wav", b""), "0 bytes")
-    refused("a\0b.wav", "cannot be opened: embedded null byte")
+    refused("a\0b.wav", "cannot be opened: .*embedded null")
 
 
 def test_the_name_in_the_message_is_the_lists(tmp_path):

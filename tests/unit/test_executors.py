@@ -21,7 +21,7 @@ from helpers import HIGH, LOW, WAVEFORM, records, tone, without_times, write, wr
 from soundcert.cli import run as command_line
 from soundcert.config import Config, load_config
 from soundcert.data import Item, load_items
-from soundcert.errors import ConfigError, MissingDependencyError, ModelError, RunError
+from soundcert.errors import ConfigError, MissingDependencyError, ModelError, RunError, StalledError
 from soundcert.runs import certify_run, executors
 from soundcert.runs.executors import Executor, LocalExecutor, RayExecutor, _chunks, _RayWorkers
 from soundcert.runs.work import Work
@@ -207,6 +207,24 @@ def test_lost_workers_cost_no_clip_and_no_clip_comes_twice(seed):
     lost = sum(fates.values())
     assert lost
     assert len(ray.actors) <= 3 + lost
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_worker_that_hangs_is_replaced_and_its_clips_go_to_another(monkeypatch):
+    stalled: list[str] = []
+    certify = FakeWorker.certify
+
+    def once(self: FakeWorker, items: Sequence[Item], shares: Any) -> Iterator[dict[str, Any]]:
+        if any(item.name == "007" for item in items) and not stalled:
+            stalled.append("007")
+            raise StalledError("no forward pass was finished")
+        yield from certify(self, items, shares)
+
+    monkeypatch.setattr(FakeWorker, "certify", once)
+    ray = FakeRay()
+    assert fake_run(ray, 50, 2) == [item.name for item in clips(50)]
+    assert stalled
+    assert len(ray.actors) == 3
 
 
 @pytest.mark.usefixtures("made_up")

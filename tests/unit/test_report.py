@@ -381,7 +381,7 @@ def test_players_are_at_one_loudness_and_about_the_recording(certified, tmp_path
     less = listen(run, [r["clip"] for r in run.records], data=other)
     assert len(less.clips) == 2
     assert any("another recording" in m for m in less.missing)
-    assert any("not in the data list" in m for m in less.missing)
+    assert any("no longer holds" in m for m in less.missing)
     gone = listen(run, ["low/0.wav"], base=tmp_path / "nowhere")
     assert "no clip can be heard" in gone.missing[0]
 

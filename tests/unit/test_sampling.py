@@ -255,6 +255,7 @@ RANDOM = {
 @pytest.mark.parametrize("micro_batch", [2, 7, 16, 33])
 @pytest.mark.parametrize("name", [*DEPENDENT, *RANDOM])
 def test_a_row_that_depends_on_the_batch_or_on_chance_is_refused(name, micro_batch):
+    torch.manual_seed(0)  # a little dropout may drop nothing of so few values
     base = base_of(Function((DEPENDENT | RANDOM)[name]), micro_batch)
     with pytest.raises(ModelError, match="answer for a row changes"):
         base.check_rows(point(), key())
@@ -385,7 +386,7 @@ def images(seed: int = 0, *shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["ds_cnn", "event_cnn"])
+@pytest.mark.parametrize("name", ["ds_cnn", "event_cnn", "res_cnn"])
 def test_the_folded_network_equals_the_original(name, seed):
     torch.manual_seed(seed)
     network = random_statistics(build_network(name, 5, {"width": 8}), seed)

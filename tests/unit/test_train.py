@@ -25,7 +25,7 @@ from soundcert.config import Config, load_config
 from soundcert.errors import ConfigError, InputError
 from soundcert.models import load_weights
 from soundcert.pipeline import Pipeline
-from soundcert.train import TrainResult, _Trainer, train
+from soundcert.train import TrainResult, _Trainer, disagreement, train
 
 MODEL = "model: {network: ds_cnn, options: {width: 8, blocks: 2}, weights: out/tones.safetensors}"
 SETTINGS = "epochs: 5, batch: 8, learning_rate: 0.01"
@@ -75,6 +75,54 @@ def config(home: Path, settings: str = SETTINGS, **kwargs: Any) -> Config:
 
 FOLDERS = "{source: folder, root: training}"
 WITH_FOLDERS = "clips: {source: folder, root: training}, validation: {source: folder, root: validation}"
+
+
+def test_disagreement_of_noisy_copies():
+    """Two clips, two copies: equal copies disagree by nothing, others by the Jensen-Shannon divergence."""
+    equal = torch.tensor([[2.0, 0.0], [0.0, 1.0]]).repeat(2, 1)
+    assert float(disagreement(equal, 2)) == pytest.approx(0.0, abs=1e-7)
+    p, q = 0.9, 0.4
+    logits = torch.tensor([[p, 1 - p], [q, 1 - q]]).log()  # two copies of one clip
+    m = (p + q) / 2
+
+    def kl(a: float, b: float) -> float:
+        return a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b))
+
+    assert float(disagreement(logits, 2)) == pytest.approx((kl(m, p) + kl(m, q)) / 2, rel=1e-5)
+
+
+def test_consistency_needs_copies(home):
+    with pytest.raises(ConfigError, match="draws to 2 or more"):
+        config(home, SETTINGS + ", consistency: 1")
+
+
+def test_copies_of_a_clip_lie_apart_by_the_number_of_clips(home, monkeypatch):
+    """With equal noise in every copy the disagreement is none: copies are compared with their own clip's."""
+    seen = []
+    monkeypatch.setattr(
+        "soundcert.train.disagreement",
+        lambda logits, _draws: seen.append(logits.detach()) or logits.sum() * 0,
+    )
+    monkeypatch.setattr("soundcert.randomness.NoiseStream.fill_", lambda _self, out: out.zero_())
+    model = MODEL.replace("blocks: 2", "blocks: 2, dropout: 0.0")
+    train(config(home, SETTINGS + ", draws: 3, consistency: 1", model=model), base=home)
+    for logits in seen:
+        first, *others = logits.chunk(3)
+        for other in others:
+            torch.testing.assert_close(other, first, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_stored_in_half_are_half_the_size_and_read_as_what_was_kept(home):
+    train(config(home, SETTINGS + ", store: fp16"), base=home)
+    small = (home / "out/tones.safetensors").stat().st_size
+    module = load_weights(home / "out/tones.safetensors").module
+    for weight in module.parameters():
+        assert weight.dtype == torch.float32
+        if weight.dim() > 1:
+            assert torch.equal(weight, weight.half().float())
+    shutil.rmtree(home / "out")
+    train(config(home, SETTINGS), base=home)
+    assert small < (home / "out/tones.safetensors").stat().st_size
 
 
 # --- learning --------------------------------------------------------------------------------------
@@ -172,7 +220,10 @@ def test_resuming_a_finished_training_runs_nothing_more(home):
 
 # --- killed and resumed ----------------------------------------------------------------------------
 
-EVERYTHING = "epochs: 4, batch: 8, mix: 0.3, warm_up: 2, label_smoothing: 0.05, shift: 0.2, seed: 5"
+EVERYTHING = (
+    "epochs: 4, batch: 8, mix: 0.3, warm_up: 2, label_smoothing: 0.05, shift: 0.2, seed: 5, draws: 2, "
+    "consistency: 2, precision: bf16, store: fp16"
+)
 
 
 @pytest.fixture(scope="module")

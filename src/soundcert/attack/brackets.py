@@ -333,7 +333,9 @@ class Attacker:
 def _proven(pipe: Pipeline, clip: Clip, radius: float, space: str) -> tuple[float | None, str | None]:
     try:
         route = pipe.route(clip.space)
-        return carry(route, pipe.front_trace(clip), radius, space, exact=clip.exact).radius, None
+        return carry(
+            route, pipe.front_trace(clip), radius, space, exact=clip.exact, pcm_step=clip.pcm_step
+        ).radius, None
     except TransportError as error:
         return None, str(error)
 

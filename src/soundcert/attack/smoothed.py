@@ -23,7 +23,7 @@ from soundcert.attack.fronts import Front, straight_through
 from soundcert.certificate import Certificate
 from soundcert.certify import SmoothedClassifier
 from soundcert.errors import ConfigError
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.sampling import Job, count_votes
 
 #: Multiples of the perturbation that is on the edge by the search's own draws, tried in order with fresh ones.
@@ -103,22 +103,22 @@ class Target:
 
     def __init__(self, front: Front, classifier: SmoothedClassifier, claim: Claim, seed: int) -> None:
         self.front, self.claim, self.seed = front, claim, seed
-        self.base = classifier.base(front.route, front.v.float(), seed, claim.digest)
+        self.base = classifier.base(front.route, front.route.noise.held(front.v), seed, claim.digest)
         if claim.label not in self.base.labels:
             raise ConfigError(
                 f"the certificate's label {claim.label!r} is none of the model's ({', '.join(self.base.labels)}): "
                 "attack it with the model that was certified"
             )
         self.top = self.base.labels.index(claim.label)
-        self._noise = NoiseStream(self._key("attack"), front.route.noise.perturb_)
+        self._noise = noise_stream(self._key("attack"), front.route.noise)
 
     def _key(self, purpose: str) -> NoiseKey:
         return NoiseKey(self.seed, "attack" if purpose == "attack" else "verification", self.claim.digest)
 
     def object(self, delta: Tensor) -> Tensor:
-        """Return φ(x + δ) in float32, `(*shape)`; delta is flat."""
+        """Return φ(x + δ) as noise is added to it, `(*shape)`; delta is flat."""
         with torch.no_grad():
-            return self._moved(delta)[0].float()
+            return self.front.route.noise.held(self._moved(delta)[0])
 
     def _moved(self, delta: Tensor) -> Tensor:
         x = self.front.x
@@ -143,7 +143,7 @@ class Target:
         return float(mean.detach()), slope.nan_to_num(0.0, 0.0, 0.0)
 
     def count(self, u: Tensor, n: int, purpose: str, start: int = 0) -> np.ndarray:
-        """Return votes per class, `(classes,)`, of n noisy copies of the object `u`."""
+        """Return votes per class, `(classes,)`, of n noisy copies of the held object `u`."""
         job = Job(u.to(self.base.device), self._key(purpose), n, start)
         counts: np.ndarray = count_votes(self.base, [job])[0]
         return counts
@@ -246,7 +246,8 @@ def inside_ball(
     target must see the certified object itself (space "object"). Returns None for a radius of 0, which covers no
     perturbation. See `Inside` for what counts as a violation.
     """
-    claim, v = target.claim, target.front.v.float()
+    claim, noise = target.claim, target.front.route.noise
+    v = noise.held(target.front.v)
     length = INSIDE * claim.radius
     if not length > 0:
         return None
@@ -261,9 +262,11 @@ def inside_ball(
         if not norm > 0:
             break
         delta = -slope * (length / norm)
-    # The object as the model hears it: what float32 makes of v + δ, and how far that really is from v.
-    u = (v.double() + delta.reshape(v.shape)).float()
-    moved = u.double() - v.double()
+    # The object as the model hears it: what float32 or the lattice makes of v + δ, and how far that really is from v.
+    if noise.lattice:  # towards v, so that it gets no further away
+        delta = torch.trunc(delta / noise.lattice) * noise.lattice
+    u = noise.held(noise.value(v) + delta.reshape(v.shape))
+    moved = noise.value(u) - noise.value(v)
     size = float(torch.linalg.vector_norm(moved))
     if not size < claim.radius:
         return None

@@ -1,7 +1,7 @@
 """What every verb of the command line shares: the app, options, progress, and how it ends.
 
-Exit codes: 0 done; 1 the answer is no, or some clips failed; 2 the call or the config is wrong; 130
-interrupted. Errors are one line on stderr.
+Exit codes: 0 done; 1 the answer is no, or some clips failed; 2 the call or the config is wrong, or the machine
+does not let it be done; 130, 143 and 129 ended by Ctrl-C, SIGTERM and SIGHUP. Errors are one line on stderr.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from soundcert.cli.ending import check_stopped, leave, stopped, stopping_on_signals
 from soundcert.errors import ConfigError, InputError, SoundcertError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ app = App(
     help="Certify audio classifiers against adversarial perturbations, and say what each certificate covers.",
     help_format="markdown",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # it would end with 130 whatever the signal, and say nothing
 )
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout.")]
@@ -45,7 +47,12 @@ Trust = Annotated[
 
 
 def print_json(values: object) -> None:
-    print(json.dumps(values, ensure_ascii=False, indent=2, allow_nan=False))
+    text = json.dumps(values, ensure_ascii=False, indent=2, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a terminal of another encoding, or a file name that is not valid Unicode
+        text = json.dumps(values, indent=2, allow_nan=False)
+    print(text)
 
 
 def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> tuple[Config, list[Item]]:
@@ -96,7 +103,7 @@ def bar(what: str) -> Iterator[Tick]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda _done, _total, _name: None
+        yield lambda _done, _total, _name: check_stopped()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -110,6 +117,7 @@ def bar(what: str) -> Iterator[Tick]:
         task = progress.add_task(what, total=None, clip="", speed="")
 
         def tick(done: int, total: int, name: str) -> None:
+            check_stopped()
             speed = progress.tasks[0].speed
             rate = f"{speed:.2f} clips/s" if speed else ""
             progress.update(task, completed=done, total=total, clip=name[-40:], speed=rate)
@@ -119,32 +127,42 @@ def bar(what: str) -> Iterator[Tick]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    sys.exit(run(arguments))
+    leave(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    try:
-        result = app(
-            arguments,
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
-        )
-    except CycloptsError as error:
-        print(f"soundcert: {' '.join(str(error).split())} See `soundcert --help`", file=sys.stderr)
-        return 2
-    except SoundcertError as error:
-        print(f"soundcert: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The reader of a pipe has gone; nothing is left to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("soundcert: interrupted", file=sys.stderr)
-        return 130
+    with stopping_on_signals():
+        try:
+            result = app(
+                arguments,
+                exit_on_error=False,
+                print_error=False,
+                result_action="return_value",
+            )
+        except CycloptsError as error:
+            return _refused(f"{error} See `soundcert --help`")
+        except SoundcertError as error:
+            return _refused(str(error))
+        except BrokenPipeError:
+            # The reader of a pipe has gone; nothing is left to be told.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except OSError as error:
+            where = f" {str(error.filename)!r}" if error.filename is not None else ""
+            return _refused(f"cannot read or write{where}: {error.strerror or error}")
+        except MemoryError:
+            return _refused("out of memory: use fewer or shorter clips, or give the job more memory")
+        except KeyboardInterrupt as stop:
+            return stopped(stop)
     return result if isinstance(result, int) else 0
+
+
+def _refused(reason: str) -> int:
+    """Print one line that any terminal and log can hold, whatever names are in it."""
+    line = " ".join(reason.split()).encode("utf-8", "backslashreplace").decode()
+    print(f"soundcert: {''.join(c if c.isprintable() else repr(c)[1:-1] for c in line)}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

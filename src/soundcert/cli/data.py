@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from soundcert.cli.app import Json, app, print_json
+from soundcert.cli.ending import stopped
 from soundcert.errors import SoundcertError
 
 data_app = App(name="data")
@@ -80,9 +81,8 @@ def get(
     try:
         with _steps() as step:
             done = fetch(name, folder.expanduser(), url=url, sha256=sha256, keep=keep, progress=step)
-    except KeyboardInterrupt:
-        print("soundcert: interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        return stopped(stop, "the same command goes on from there")
     if as_json:
         print_json(done.to_dict())
         return 0

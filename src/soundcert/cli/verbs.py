@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from soundcert.cli.app import Data, Json, Limit, Resume, Trust, app, bar, clips_of, load, print_json
+from soundcert.cli.ending import stopped
 from soundcert.errors import ConfigError, InputError
 
 
@@ -31,6 +32,7 @@ def demo(
     from soundcert.report.demo import demo_view
     from soundcert.report.terminal import print_view
 
+    out.mkdir(parents=True, exist_ok=True)  # now, and not after the work
     with bar("certifying") as tick:
         result = run_demo(n=n, seed=seed, progress=tick)
     page = write_page(result, out)
@@ -107,6 +109,10 @@ def certify(
     address: Annotated[
         str | None, Parameter(help="The Ray cluster's address, such as `auto`; without it Ray starts here.")
     ] = None,
+    watchdog: Annotated[
+        float,
+        Parameter(help="Seconds without a finished forward pass after which the run ends; 0 for never."),
+    ] = 600.0,
     trust: Trust = False,
     as_json: Json = False,
 ) -> int:
@@ -122,6 +128,8 @@ def certify(
 
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be from 1, got {workers}")
+    if not 0 <= watchdog < float("inf"):
+        raise ConfigError(f"--watchdog must be seconds from 0, got {watchdog:g}")
     if address is not None and executor != "ray":
         raise ConfigError("--address is the Ray cluster's: add --executor ray")
     settings, items = load(config, data, limit, n0=n0, n=n, alpha=alpha, seed=seed)
@@ -138,14 +146,11 @@ def certify(
                 report_in=report_in,
                 executor=where,
                 trust=trust,
+                watchdog=watchdog or None,
                 progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
             )
-    except KeyboardInterrupt:
-        print(
-            f"soundcert: interrupted; every finished clip is in {out}. Go on with the same command and --resume",
-            file=sys.stderr,
-        )
-        return 130
+    except KeyboardInterrupt as stop:
+        return stopped(stop, f"every finished clip is in {out}. Go on with the same command and --resume")
     if as_json:
         print_json(summary)
     else:
@@ -202,12 +207,8 @@ def attack(
                 run, settings, limit=limit, wav=wav, base=base, trust=trust,
                 progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
             )  # fmt: skip
-    except KeyboardInterrupt:
-        print(
-            f"soundcert: interrupted; every finished clip is in {run}. Go on with the same command",
-            file=sys.stderr,
-        )
-        return 130
+    except KeyboardInterrupt as stop:
+        return stopped(stop, f"every finished clip is in {run}. Go on with the same command")
     if as_json:
         print_json(summary)
     else:
@@ -297,9 +298,8 @@ def train(
 
     try:
         result = run_training(settings, base=config.parent, out=out, resume=resume, progress=report)
-    except KeyboardInterrupt:
-        print("soundcert: interrupted; go on with the same command and --resume", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        return stopped(stop, "go on with the same command and --resume")
     for reason in result.skipped:
         print(f"soundcert: skipped: {reason}", file=sys.stderr)
     facts = {

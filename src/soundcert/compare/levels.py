@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from soundcert.bounds import certified_radius, monte_carlo_ceiling
-from soundcert.config import Config, validate
-from soundcert.data import Item, load_items
 from soundcert.diagnostics import snr_db
-from soundcert.errors import ConfigError, InputError, RunError, SoundcertError, TransportError
+from soundcert.errors import ConfigError, InputError, RunError, TransportError
 from soundcert.pipeline import Pipeline
 from soundcert.runs.reading import Run
+from soundcert.runs.recordings import recordings_of
 from soundcert.stages import Stage
 from soundcert.stages.base import stage_class
 from soundcert.transport import carry, check_space
@@ -97,9 +96,9 @@ def carried(
     base: where the config's relative paths start, if the run did not record it or the data have moved. Raises
     RunError where a recording cannot be had, or is not the one that was certified.
     """
-    config = validate(Config, dict(run.config), f"{run.path}, config")
-    folder, places = _data(run, config, base)
-    above = Pipeline.from_specs(config.pipeline[: noise_index(config.pipeline) + 1], folder)
+    held = recordings_of(run.path, run.info, otherwise=base)
+    specs = held.config.pipeline
+    above = Pipeline.from_specs(specs[: noise_index(specs) + 1], held.folder)
     out: dict[str, Level] = {}
     reasons: list[str] = []
     waveform, unit = space == "file", "full scale"
@@ -107,18 +106,10 @@ def carried(
     samples: set[int] = set()
     for number, (digest, record) in enumerate(records.items(), start=1):
         name = record["clip"]
-        if name not in places:
-            raise RunError(
-                f"{run.path} certified {name!r}, which its data list no longer holds: restore the data"
-            )
         try:
-            clip = places[name].load()
+            clip = held.clip(record)
         except InputError as error:
             raise RunError(f"{run.path}: {error}; restore the data") from None
-        if clip.digest != digest:
-            raise RunError(
-                f"{name!r} is another recording than {run.path} certified ({digest}): restore the data"
-            )
         samples.add(clip.samples.shape[1])
         route = above.route(clip.space)
         try:
@@ -132,7 +123,7 @@ def carried(
             stages = tuple(stage_key(s) for s in above.stages[:index])
         try:
             points = above.front_trace(clip)
-            found = carry(route, points, record["radius"], space, exact=clip.exact)
+            found = carry(route, points, record["radius"], space, exact=clip.exact, pcm_step=clip.pcm_step)
         except (TransportError, InputError) as error:
             reasons.append(str(error))
             out[digest] = Level(0.0, None)
@@ -182,18 +173,3 @@ def stage_key(stage: Stage) -> str:
 
     fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.repr}  # type: ignore[arg-type]
     return f"{stage.name}{fields!r}"
-
-
-def _data(run: Run, config: Config, base: Path | None) -> tuple[Path, dict[str, Item]]:
-    """Return where the config's paths start, and the run's data list by name."""
-    if config.data is None:
-        raise RunError(f"{run.path} names no data: its radii cannot be carried to another space now")
-    folders = [Path(f) for f in (run.info.get("folder"), base) if f is not None]
-    problem = "it did not record where its data lie"
-    for folder in folders:
-        try:
-            return folder, {item.name: item for item in load_items(config.data, folder)}
-        except SoundcertError as error:
-            problem = str(error)
-    advice = "" if base else ": give --base, the folder that the config's relative paths start from"
-    raise RunError(f"the radii of {run.path} are to be carried from its recordings, but {problem}{advice}")

@@ -6,7 +6,7 @@ recorded there, so that one bad file does not stop a run. `soundcert.data.archiv
 
 from __future__ import annotations
 
-from .config import DataConfig
+from .config import DataConfig, without_roots
 from .cut import CutConfig, clips_of_file
 from .items import Item
 from .manifest import LIST_SUFFIXES
@@ -24,4 +24,5 @@ __all__ = [
     "known_sources",
     "load_items",
     "register_source",
+    "without_roots",
 ]

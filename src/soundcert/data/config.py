@@ -99,6 +99,13 @@ class DataConfig(BaseModel):
         return self
 
 
+def without_roots(values: Any) -> Any:
+    """Return a dumped configuration without the folders of its data: clips count by their names, not by their place."""
+    if isinstance(values, dict):
+        return {key: without_roots(item) for key, item in values.items() if key != "root"}
+    return [without_roots(item) for item in values] if isinstance(values, list) else values
+
+
 def _label(value: Any) -> Any:
     if isinstance(value, bool):
         raise ConfigError(

@@ -142,8 +142,13 @@ def sample(names: Iterable[str], limit: int | None, seed: int = 0) -> list[str]:
 
 
 def _rank(seed: int, name: str) -> bytes:
-    # Names of files need not be valid UTF-8; surrogates stand for the bytes that are not.
-    return hashlib.blake2b(f"{seed}:{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    # Names of files need not be valid UTF-8; surrogates stand for the bytes that are not. A list may hold others.
+    text = f"{seed}:{name}"
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _renamed(item: Item, label_map: dict[str, str]) -> Item:

@@ -7,6 +7,7 @@ nn.Sequential, so that a `model` stage can run a part of it (`stop`, `start`) an
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -103,7 +104,53 @@ def event_cnn(classes: int, *, width: int = 32, dropout: float = 0.2) -> nn.Sequ
     return nn.Sequential(*layers)
 
 
-NETWORKS: Mapping[str, Callable[..., nn.Sequential]] = {"ds_cnn": ds_cnn, "event_cnn": event_cnn}
+class ResidualBlock(nn.Module):
+    """relu(body(x) + shortcut(x)): two 3 × 3 convolutions, the first with the stride."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outside, outside, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outside),
+        )
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(inside, outside, 1, stride=stride, bias=False), nn.BatchNorm2d(outside)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x) + self.shortcut(x)
+        return out.relu()
+
+
+def res_cnn(
+    classes: int, *, width: int = 16, last: int = 96, blocks: int = 3, dropout: float = 0.3
+) -> nn.Sequential:
+    """Residual network of dense convolutions (after He et al. 2015), halving bands and frames in every block.
+
+    Widths double from `width` and end at `last`. Dense convolutions on few channels cost a CPU a third of a
+    DS-CNN's depthwise ones, and a sixth in training. About 219 000 parameters at the defaults.
+    """
+    widths = [min(width << i, last) for i in range(blocks)] + [last]
+    layers: list[nn.Module] = [
+        AddChannel(),
+        nn.Sequential(
+            nn.Conv2d(1, width, (5, 5), stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ),
+    ]
+    layers += [ResidualBlock(a, b, 2) for a, b in itertools.pairwise(widths)]
+    return nn.Sequential(*layers, GlobalMean(), nn.Dropout(dropout), nn.Linear(last, classes))
+
+
+NETWORKS: Mapping[str, Callable[..., nn.Sequential]] = {
+    "ds_cnn": ds_cnn,
+    "event_cnn": event_cnn,
+    "res_cnn": res_cnn,
+}
 
 
 def check_network(name: str, options: Mapping[str, Any] | None = None) -> None:

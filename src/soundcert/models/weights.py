@@ -55,8 +55,12 @@ def save_weights(
     labels: Sequence[str],
     options: Mapping[str, Any] | None = None,
     meta: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> None:
-    """Write a network's state with its labels and recipe; the file appears whole or not at all."""
+    """Write a network's state with its labels and recipe; the file appears whole or not at all.
+
+    half: keep tensors of two and more dimensions in float16; they are read back into float32.
+    """
     from safetensors.torch import save_file
 
     header = {
@@ -69,6 +73,8 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".part")
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    if half:  # vectors stay: they are small, and running variances can leave float16's range
+        state = {key: value.half() if value.dim() > 1 else value for key, value in state.items()}
     save_file(state, partial, metadata={HEADER: json.dumps(header, sort_keys=True)})
     partial.replace(path)
 

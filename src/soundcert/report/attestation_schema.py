@@ -20,6 +20,11 @@ _CURVE = {
     "additionalProperties": _SHARE,
     "description": "share of the labelled clips certified with their label, by level",
 }
+_BAND = {
+    "type": "object",
+    "additionalProperties": {"type": "array", "items": _SHARE, "minItems": 2, "maxItems": 2},
+    "description": "95 % intervals of the curve that hold for all of its levels together; absent under a budget",
+}
 _SHA256 = {
     "type": "object",
     "properties": {"sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
@@ -81,6 +86,9 @@ _SUMMARY: dict[str, Any] = {
         "certified_accuracy_at_radius": _CURVE,
         "certified_accuracy_at_snr_db": _CURVE,
         "certified_accuracy_at_file_snr_db": _CURVE,
+        "certified_accuracy_band_95_at_radius": _BAND,
+        "certified_accuracy_band_95_at_snr_db": _BAND,
+        "certified_accuracy_band_95_at_file_snr_db": _BAND,
         "medians_over": _TEXT,
         "spaces": {
             "type": "object",

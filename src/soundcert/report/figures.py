@@ -22,7 +22,8 @@ from soundcert.runs import Run
 from soundcert.runs.summary import tied
 
 _MOST_CORNERS = 1000
-_STYLE = {
+#: Settings of every figure: real text in SVG, no dates, no random identifiers.
+STYLE = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8.0,
     "axes.linewidth": 0.6,
@@ -48,7 +49,7 @@ def figure(run: Run, kind: Literal["svg", "pdf"]) -> bytes:
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about signs that the font does not have: they are drawn as boxes
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams.update(STYLE)
         width = 6.8 if levels else 3.6
         notes = _notes(run, intervals, 118 if levels else 62)
         height = 2.8 + 0.14 * len(notes)

@@ -38,6 +38,7 @@ from soundcert.report.sounds import Sounds, choose, listen
 from soundcert.report.terminal import VIEWS
 from soundcert.report.words import length, percent, percents, plain_words, view_text, visible
 from soundcert.runs import Run
+from soundcert.runs.summary import tied
 
 CLIPS_WITH_AUDIO = 12
 _MOST_LABELS = 40
@@ -209,6 +210,7 @@ def page_data(run: Run, sounds: Sounds, reasons: Mapping[str, str]) -> dict[str,
     return {
         "curves": [curve_data(c, intervals) for c in curves(run, intervals)],
         **_ceiling_words(run),
+        "no_band": f"No interval: {reason}." if (reason := tied(run.usable)) else "",
         "labelled": any(r.get("truth") is not None for r in run.usable),
         "outcomes": [{"name": name, "key": key} for name, key in OUTCOMES],
         "clips": clip_columns(run),
@@ -260,8 +262,29 @@ def embed(values: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def render(run: Run, sounds: Sounds | None = None, reasons: Mapping[str, str] | None = None) -> str:
-    """Return the page of a run."""
+def _pieces() -> tuple[str, str]:
+    """Return the page's style and script."""
+    folder = files("soundcert.report") / "templates"
+    return (folder / "report.css").read_text("utf-8"), (folder / "report.js").read_text("utf-8")
+
+
+def page_policy() -> str:
+    """Return the Content-Security-Policy under which the page works: its own style and script, nothing fetched."""
+    style, script = _pieces()
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "media-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def render(
+    run: Run,
+    sounds: Sounds | None = None,
+    reasons: Mapping[str, str] | None = None,
+    *,
+    home: str | None = None,
+) -> str:
+    """Return the page of a run. home: the address of the page with all runs, for a report that has one."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup, escape
 
@@ -275,8 +298,7 @@ def render(run: Run, sounds: Sounds | None = None, reasons: Mapping[str, str] | 
     environment.filters["ticked"] = lambda text: Markup(
         re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))
     )
-    folder = files("soundcert.report") / "templates"
-    style, script = ((folder / f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    style, script = _pieces()
     place = {r["clip"]: i for i, r in enumerate(run.records)}
     players = {str(place[h.clip]): [v.audio for v in h.versions] for h in sounds.clips}
     flags = run_flags(run)
@@ -305,8 +327,8 @@ def render(run: Run, sounds: Sounds | None = None, reasons: Mapping[str, str] | 
         again=reproduction(run),
         style=Markup(style),
         script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        policy=page_policy(),
+        home=home,
         data=Markup(embed(page_data(run, sounds, reasons or {}))),
         audio=Markup(embed(players)),
     )
@@ -330,14 +352,25 @@ def _flag_texts(flags: Sequence[Flag], where: str) -> list[dict[str, str]]:
     ]
 
 
+def _listened(
+    run: Run, audio: int, data: Path | None, base: Path | None, home: str | None
+) -> tuple[str, Sounds]:
+    run = readable(run)
+    chosen = dict(choose(run, audio))
+    sounds = listen(run, list(chosen), data=data, base=base)
+    return render(run, sounds, chosen, home=home), sounds
+
+
+def listen_and_render(run: Run, *, audio: int = CLIPS_WITH_AUDIO, home: str | None = None) -> str:
+    """Return the page of a run with the audio of a few clips, where its recordings can be had."""
+    return _listened(run, audio, None, None, home)[0]
+
+
 def write_report(
     run: Run, out: Path, *, audio: int = CLIPS_WITH_AUDIO, data: Path | None = None, base: Path | None = None
 ) -> Sounds:
     """Write the page of a run, and return what of its clips can be heard on it."""
-    run = readable(run)
-    chosen = dict(choose(run, audio))
-    sounds = listen(run, list(chosen), data=data, base=base)
-    text = render(run, sounds, chosen)
+    text, sounds = _listened(run, audio, data, base, None)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_name(out.name + ".part")

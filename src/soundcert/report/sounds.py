@@ -21,14 +21,14 @@ from torch import Tensor
 
 from soundcert.audio import Clip, load_clip
 from soundcert.audit import audit
-from soundcert.config import CertifyConfig, Config, validate
-from soundcert.data import LIST_SUFFIXES, DataConfig, Item, load_items
-from soundcert.errors import ConfigError, SoundcertError
+from soundcert.config import CertifyConfig
+from soundcert.errors import SoundcertError
 from soundcert.flags import Flag
 from soundcert.pipeline import Pipeline
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.report.findings import attacked
 from soundcert.runs import Run
+from soundcert.runs.recordings import Recordings, recordings_of
 
 SECONDS = 10.0
 LOUDNESS = 0.1
@@ -111,9 +111,8 @@ def listen(run: Run, names: Sequence[str], *, data: Path | None = None, base: Pa
     if not names:
         return Sounds()
     try:
-        config = validate(Config, run.config, f"{run.path}, config")
-        items = _items(config, data, base or Path(str(run.info.get("folder") or ".")))
-        pipe = _without_model(config, base or Path(str(run.info.get("folder") or ".")))
+        held = recordings_of(run.path, run.info, base=base, data=data)
+        pipe = _without_model(held)
     except (SoundcertError, OSError) as error:
         return Sounds(missing=(f"no clip can be heard: {error}",))
     by_name = {r["clip"]: r for r in run.records}
@@ -122,11 +121,8 @@ def listen(run: Run, names: Sequence[str], *, data: Path | None = None, base: Pa
     left = BUDGET
     for name in names:
         record = by_name[name]
-        found = _recording(items, record)
-        if isinstance(found, str):
-            missing.append(f"{name}: {found}")
-            continue
         try:
+            found = held.clip(record, moved=True)
             one = _hear(run, pipe, found, record, hit.get(name))
         except SoundcertError as error:
             missing.append(f"{name}: {error}")
@@ -138,47 +134,16 @@ def listen(run: Run, names: Sequence[str], *, data: Path | None = None, base: Pa
         left -= size
         heard.append(one)
         clips.append(found)
-    return Sounds(tuple(heard), tuple(missing), _flags(pipe, clips, config.certify))
+    return Sounds(tuple(heard), tuple(missing), _flags(pipe, clips, held.config.certify))
 
 
-def _items(config: Config, data: Path | None, base: Path) -> dict[str, Item]:
-    if data is not None:
-        kind = "manifest" if data.suffix.lower() in LIST_SUFFIXES else "folder"
-        chosen = validate(DataConfig, {"source": kind, "root": data.resolve()}, "--data")
-    elif config.data is not None:
-        chosen = config.data
-    else:
-        raise ConfigError("the run does not say where its clips are; give --data")
-    return {item.name: item for item in load_items(chosen, base)}
-
-
-def _without_model(config: Config, base: Path) -> Pipeline:
+def _without_model(held: Recordings) -> Pipeline:
     """Return the pipeline without its last stage, the model: nothing here needs its answers."""
-    specs = list(config.pipeline)
+    specs = list(held.config.pipeline)
     last = specs[-1]
     if "model" in (last if isinstance(last, str) else list(last)):
         specs = specs[:-1]
-    return Pipeline.from_specs(specs, base)
-
-
-def _recording(items: Mapping[str, Item], record: Mapping[str, Any]) -> Clip | str:
-    """Return the clip that a record is about, found by name and checked by digest; else why there is none."""
-    name = record["clip"]
-    if name in items:
-        places, reason = [items[name]], "its file is another recording now (the digest differs)"
-    else:
-        short = name.rsplit("/", 1)[-1]
-        places = [item for key, item in items.items() if key.rsplit("/", 1)[-1] == short]
-        reason = "its file is not in the data list"
-    for item in places:
-        try:
-            clip = item.load(name)
-        except SoundcertError as error:
-            reason = str(error)
-            continue
-        if record.get("digest") in (None, clip.digest):
-            return clip
-    return reason
+    return Pipeline.from_specs(specs, held.folder)
 
 
 def _hear(
@@ -214,7 +179,7 @@ def _hear(
 
 
 def _noise(pipe: Pipeline, clip: Clip, v: Tensor, seed: int) -> Tensor:
-    stream = NoiseStream(NoiseKey(seed, "diagnostics", clip.digest), pipe.route(clip.space).noise.perturb_)
+    stream = noise_stream(NoiseKey(seed, "diagnostics", clip.digest), pipe.route(clip.space).noise)
     return stream.fill_(torch.empty(1, *v.shape))[0].double()
 
 

@@ -157,6 +157,9 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
         if summary["certified_accuracy_at_radius"]:
             curve = " · ".join(f"{r} {s:.1%}" for r, s in summary["certified_accuracy_at_radius"].items())
             rows.append(("certified at radius", curve))
+        if band := summary.get("certified_accuracy_band_95_at_radius"):
+            curve = " · ".join(f"{r} {low:.1%} to {high:.1%}" for r, (low, high) in band.items())
+            rows.append(("95 % band, all at once", curve))
     rows.append(
         ("saturated at the ceiling", f"{summary['saturated_share_of_certified']:.1%} of the certified clips")
     )

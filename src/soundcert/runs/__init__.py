@@ -5,14 +5,17 @@ from soundcert.runs.certify_run import certify_run
 from soundcert.runs.directory import RunDirectory, read_records
 from soundcert.runs.reading import Run, find_runs, open_run
 from soundcert.runs.summary import summarise
+from soundcert.runs.verifying import Verification, verify_run
 
 __all__ = [
     "Run",
     "RunDirectory",
+    "Verification",
     "attack_run",
     "certify_run",
     "find_runs",
     "open_run",
     "read_records",
     "summarise",
+    "verify_run",
 ]

@@ -18,8 +18,6 @@ from soundcert.attack import Attacker, Claim, Deployments, Settings
 from soundcert.audio import Clip
 from soundcert.certify import SmoothedClassifier
 from soundcert.classifier import Fastest
-from soundcert.config import Config, validate
-from soundcert.data import Item, load_items
 from soundcert.data.sources import sample
 from soundcert.errors import ConfigError, InputError, RunError
 from soundcert.pipeline import Pipeline
@@ -35,6 +33,7 @@ from soundcert.runs.directory import (
     take_lock,
     write_json,
 )
+from soundcert.runs.recordings import Recordings, recordings_of
 from soundcert.transport import check_space
 
 ATTACKS, SUMMARY, FOLDER = "attacks.jsonl", "attacks.json", "attacks"
@@ -62,9 +61,8 @@ def attack_run(
         raise RunError(
             f"{run / RUN} is not a run of `soundcert certify` in format {FORMAT}: nothing to attack"
         )
-    config = validate(Config, facts["config"], f"{run / RUN}, config")
-    base = base or Path(facts.get("folder", "."))
-    pipe = Pipeline.from_config(config, base, trust=trust)
+    held = recordings_of(run, facts, base=base)
+    pipe = Pipeline.from_config(held.config, held.folder, trust=trust)
     _check_gradients(pipe, settings)
     digest = (pipe.model.digest if pipe.model else None) or "a callable without digest"
     if digest != facts["identity"]["model"]:
@@ -72,8 +70,7 @@ def attack_run(
             f"{run} was made with another model ({facts['identity']['model']}), this is {digest}: restore it"
         )
     chosen = _certified(run, limit)
-    places = {item.name: item for item in load_items(config.data, base)} if config.data else {}
-    clips: dict[str, Clip | InputError] = {r["clip"]: _recording(run, places, r) for r in chosen}
+    clips: dict[str, Clip | InputError] = {r["clip"]: _recording(held, r) for r in chosen}
     for clip in clips.values():
         if isinstance(clip, Clip):
             check_space(pipe.route(clip.space), settings.space)
@@ -133,22 +130,12 @@ def _certified(run: Path, limit: int | None) -> list[dict[str, Any]]:
     return [r for r in rows if r["clip"] in kept]
 
 
-def _recording(run: Path, places: Mapping[str, Item], record: Mapping[str, Any]) -> Clip | InputError:
+def _recording(held: Recordings, record: Mapping[str, Any]) -> Clip | InputError:
     """Return the clip that a certificate is about; an error where its file can no longer be read."""
-    name = record["clip"]
-    if name not in places:
-        raise RunError(
-            f"{run} has a certificate for {name!r}, which its data list no longer holds: restore the data"
-        )
     try:
-        clip = places[name].load()
+        return held.clip(record)
     except InputError as error:
         return error
-    if clip.digest != record["digest"]:
-        raise RunError(
-            f"{name!r} is another recording than {run} certified ({record['digest']}): restore the data"
-        )
-    return clip
 
 
 def _claim(record: Mapping[str, Any]) -> Claim:

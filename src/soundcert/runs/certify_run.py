@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -20,14 +19,14 @@ from soundcert.classifier import Fastest, computed_by, default_batch, fastest, u
 from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
 from soundcert.data import Item
-from soundcert.errors import ConfigError, ModelError, SoundcertError, did_you_mean
+from soundcert.errors import ConfigError, ModelError, ResourceError, RunError, SoundcertError, did_you_mean
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot
-from soundcert.runs.directory import RUN, RunDirectory, read_json, write_json
+from soundcert.runs.directory import RUN, RunDirectory, encode_json, read_json, write_json
 from soundcert.runs.executors import Executor, LocalExecutor, Workers
 from soundcert.runs.summary import summarise
 from soundcert.runs.work import Share, Work
-from soundcert.sampling import cpu_count
+from soundcert.sampling import WATCHDOG, cpu_count, within
 from soundcert.transport import check_space
 
 SHARES = "shares.json"
@@ -55,13 +54,15 @@ def certify_run(
     executor: Executor | None = None,
     progress: Callable[[Progress], None] | None = None,
     trust: bool = False,
+    watchdog: float | None = WATCHDOG,
 ) -> dict[str, Any]:
     """Certify every clip of the list and return the run's summary.
 
     A clip that cannot be used is recorded with its reason and the run goes on. Everything that makes
     the whole run impossible (config, model, labels, budget) is raised before the first draw.
     executor: where the passes run; by default on all cores of this machine. trust: models that say
-    `trust: true` may run the code that their files bring.
+    `trust: true` may run the code that their files bring. watchdog: seconds in which no forward pass is
+    finished and no clip read, after which the run ends with RunError; None waits for ever.
     """
     executor = executor or LocalExecutor()
     budget = config.certify
@@ -71,7 +72,7 @@ def certify_run(
     usable_device(budget.device)
     check_pilots(sampling, len(items))
     check_labels(pipe, items)
-    route = _preflight(pipe, items, budget)
+    route = within(watchdog, lambda: _preflight(pipe, items, budget))
     chosen = _engine(budget, route, out)
     engine = computed_by(
         chosen.engine, chosen.precision, chosen.device, pipe.model.runtime if pipe.model else None
@@ -80,14 +81,49 @@ def certify_run(
     if route:
         for name in report_in:
             check_space(route, name)
-    assert pipe.model is not None
+    identity = identity_of(pipe, items, sampling, report_in, engine)
+    info = {
+        "soundcert": _version(),
+        "config": config.model_dump(mode="json", exclude_none=True),
+        # Where the config's relative paths start, for what works on the run later.
+        "folder": str((base or Path()).absolute()),
+        "contract": contract.to_dict() if contract else None,
+        "statement": contract.statement() if contract else None,
+        "clips": len(items),
+        "labels": list(pipe.labels or ()),
+        "engine": dataclasses.asdict(chosen),
+        "report_in": list(report_in),
+        "environment": environment(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    work = Work(config, base, chosen, tuple(report_in), trust, watchdog)
+    try:
+        with RunDirectory(out, identity, info, resume=resume) as run, executor.start(work) as workers:
+            shares = _shares(workers, run, items, sampling)
+            todo = [item for item in items if item.name not in run.done]
+            for record in workers.certify(todo, shares):
+                run.append(record)
+                if progress:
+                    progress(Progress(len(run.done), len(items), record))
+            summary = summarise(run.done.values())
+            write_json(out / "report.json", {"format": 1, "contract": info["contract"], "summary": summary})
+    except ResourceError as error:
+        raise RunError(f"{error}; what was recorded is kept, go on with --resume") from error
+    return summary
+
+
+def identity_of(
+    pipe: Pipeline, items: Sequence[Item], sampling: Sampling, report_in: Sequence[str], engine: str
+) -> dict[str, str]:
+    """Return the digests of config, model and data list: what a resumed run shares with its beginning."""
     # The weights count by their digest and not by where they lie.
     stages = [
         [name, {k: v for k, v in fields.items() if k not in PLACES}]
         for s in pipe.to_specs()
         for name, fields in s.items()
     ]
-    identity = {
+    assert pipe.model is not None
+    return {
         "config": _digest(
             {
                 "pipeline": stages,
@@ -100,30 +136,6 @@ def certify_run(
         "model": pipe.model.digest or "a callable without digest",
         "data": _digest([[item.name, item.label] for item in items]),
     }
-    info = {
-        "soundcert": _version(),
-        "config": config.model_dump(mode="json", exclude_none=True),
-        # Where the config's relative paths start, for what works on the run later.
-        "folder": str((base or Path()).absolute()),
-        "contract": contract.to_dict() if contract else None,
-        "statement": contract.statement() if contract else None,
-        "clips": len(items),
-        "labels": list(pipe.labels or ()),
-        "engine": dataclasses.asdict(chosen),
-        "environment": environment(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    work = Work(config, base, chosen, tuple(report_in), trust)
-    with RunDirectory(out, identity, info, resume=resume) as run, executor.start(work) as workers:
-        shares = _shares(workers, run, items, sampling)
-        todo = [item for item in items if item.name not in run.done]
-        for record in workers.certify(todo, shares):
-            run.append(record)
-            if progress:
-                progress(Progress(len(run.done), len(items), record))
-        summary = summarise(run.done.values())
-        write_json(out / "report.json", {"format": 1, "contract": info["contract"], "summary": summary})
-    return summary
 
 
 def _shares(
@@ -174,7 +186,7 @@ def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> 
         try:
             clip = item.load()
             route = pipe.route(clip.space)
-            v = pipe.object_of(clip).float()
+            v = route.noise.held(pipe.object_of(clip))
         except ModelError:
             raise
         except SoundcertError:
@@ -214,6 +226,4 @@ def _version() -> str:
 
 
 def _digest(values: object) -> str:
-    return blake2b(
-        json.dumps(values, sort_keys=True, ensure_ascii=False).encode(), digest_size=16
-    ).hexdigest()
+    return blake2b(encode_json(values), digest_size=16).hexdigest()

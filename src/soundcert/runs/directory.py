@@ -136,9 +136,18 @@ def repaired(file: Path) -> list[dict[str, Any]]:
     return out
 
 
+def encode_json(values: object, indent: int | None = None) -> bytes:
+    """Return JSON as UTF-8. A name that is not valid Unicode, as a file's may be, makes all of it escapes."""
+    text = json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=False, sort_keys=True)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(values, indent=indent, allow_nan=False, sort_keys=True).encode()
+
+
 def append_line(handle: IO[bytes], record: Mapping[str, Any], path: Path, advice: str) -> None:
     """Write a record as one line and wait until it is on the disk."""
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False, sort_keys=True).encode() + b"\n"
+    line = encode_json(record) + b"\n"
     try:
         handle.write(line)
         handle.flush()
@@ -150,14 +159,18 @@ def append_line(handle: IO[bytes], record: Mapping[str, Any], path: Path, advice
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file whole or not at all; RunError where it cannot be written."""
     partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(encode_json(values, indent=2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; what was recorded is kept, go on with --resume"
+        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

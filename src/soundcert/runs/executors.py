@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from soundcert.data import Item
-from soundcert.errors import ConfigError, MissingDependencyError, RunError, SoundcertError
+from soundcert.errors import ConfigError, MissingDependencyError, RunError, SoundcertError, StalledError
 from soundcert.pipeline import Pipeline
 from soundcert.policies import Pilot
 from soundcert.runs.work import Share, Work, Worker
@@ -109,13 +111,28 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
         place = re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", str(address))
         if place:  # Ray itself would try for minutes
             socket.create_connection((place[1], int(place[2])), timeout=10).close()
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+        with _own_signals():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         where = "Ray cannot start here" if address == "local" else f"no Ray cluster at {address!r}"
         reason = _first_line(error)
         if "InvalidAuthToken" in str(error.__cause__):
             reason = "it asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to the token"
         raise ConfigError(f"{where}: {reason}") from error
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's way to end on a signal: Ray puts its own in its place, which says nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Remote:
@@ -223,13 +240,15 @@ class _RayWorkers:
                 result = ray.get(answer)
             except ray.exceptions.RayError as error:
                 _refuse_broken_node(ray, error)
-                # The actor died, or its node: its clips go to another.
+                result = error
+            if isinstance(result, ray.exceptions.RayError | StalledError):
+                # The actor died, or its node, or hangs in a pass: its clips go to another.
                 self._drop(actor)
                 lost += 1
                 if given:
                     given.lost += 1
                     chunks.appendleft(given)
-                self._check_patience(lost, given, error)
+                self._check_patience(lost, given, result)
                 continue
             if isinstance(result, SoundcertError):
                 raise result

@@ -26,6 +26,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "n": {**_COUNT, "description": "fresh draws that were made"},
     "n0": {**_COUNT, "description": "draws that selected the class, or made the pilot"},
     "alpha": {**_NUMBER, "description": "probability that this certificate is wrong, at most"},
+    "set_aside": {
+        **_NUMBER,
+        "exclusiveMinimum": 0,
+        "description": "part of alpha that pays for the noise's distance from its exact law; bounds are at what is left",
+    },
     "seed": {**_COUNT, "description": "the run's seed"},
     "bound": {"enum": ["one-sided", "two-class"], "description": "the bound in use"},
     "sigma": {**_NUMBER, "description": "standard deviation of the noise, in the object's unit"},

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from soundcert.bounds import accuracy_interval, format_down
+from soundcert.bounds import accuracy_band, accuracy_interval, format_down
 
 SNR_GRID = (84, 60, 50, 45, 40, 35, 30, 25, 20)
 CONFIDENCE_ALPHA = 0.05
@@ -49,6 +49,11 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             # A radius of 0 has no level, and is certified at none.
             if good and all(view in r["views"] or r["radius"] == 0 for r in good):
                 out[f"certified_accuracy_at_{view}"] = _curve_of_snr(good, len(labelled), view)
+        for curve in [key for key in out if key.startswith("certified_accuracy_at_")]:
+            if reason is None and out[curve]:
+                alpha = max(r["alpha"] for r in labelled)
+                name = curve.replace("accuracy_at", "accuracy_band_95_at")
+                out[name] = _band(out[curve], len(labelled), alpha)
     out["medians_over"] = "certified and correct clips" if labelled else "certified clips"
     if good:
         out["median_radius"] = median(r["radius"] for r in good)
@@ -109,3 +114,10 @@ def _curve_of_snr(good: Sequence[Mapping[str, Any]], total: int, view: str) -> d
     """Share certified against every perturbation at this SNR or quieter: the clip's own SNR is at most it."""
     levels = [g["views"].get(view, math.inf) for g in good]
     return {str(s): sum(level is None or level <= s for level in levels) / total for s in SNR_GRID}
+
+
+def _band(curve: Mapping[str, float], total: int, alpha: float) -> dict[str, list[float]]:
+    """Return intervals that hold for all points of a curve together (see `bounds.accuracy_band`)."""
+    counts = [round(share * total) for share in curve.values()]
+    band = accuracy_band(counts, total, CONFIDENCE_ALPHA, alpha)
+    return {point: list(ends) for point, ends in zip(curve, band, strict=True)}

@@ -17,6 +17,7 @@ from soundcert.data import Item
 from soundcert.errors import ConfigError, InputError, ModelError, SoundcertError
 from soundcert.pipeline import Pipeline
 from soundcert.policies import Pilot
+from soundcert.sampling import WATCHDOG
 
 #: A clip's pilot, and the fresh draws that a budget gives it.
 Share = tuple[Pilot, int]
@@ -31,6 +32,7 @@ class Work:
     engine: Fastest
     report_in: tuple[str, ...] = ()
     trust: bool = False
+    watchdog: float | None = WATCHDOG
 
 
 class Worker:
@@ -46,6 +48,7 @@ class Worker:
             engine=work.engine.engine,
             precision=work.engine.precision,
             device=work.engine.device,
+            watchdog=work.watchdog,
         )
 
     def certify(self, items: Sequence[Item], shares: Mapping[str, Share] | None) -> Iterator[dict[str, Any]]:
@@ -73,7 +76,7 @@ class Worker:
     def _record(self, item: Item, certificate: Certificate, seconds: float) -> dict[str, Any]:
         record = {**certificate.to_dict(), "seconds": round(seconds, 4)}
         if certificate.status == "certified" and self._report_in:
-            record["spaces"] = {name: _in_space(certificate, name) for name in self._report_in}
+            record["spaces"] = {name: in_space(certificate, name) for name in self._report_in}
         return _labelled(item, record)
 
 
@@ -98,7 +101,8 @@ def _labelled(item: Item, record: dict[str, Any]) -> dict[str, Any]:
     return {**record, **{key: value for key, value in extra.items() if value is not None}}
 
 
-def _in_space(certificate: Certificate, name: str) -> dict[str, Any]:
+def in_space(certificate: Certificate, name: str) -> dict[str, Any]:
+    """Return a radius carried to a space as a record keeps it: the chain, or why nothing is proven."""
     try:
         there = certificate.in_space(name)
     except SoundcertError as error:

@@ -5,7 +5,7 @@ from soundcert.stages.features import FeatureStandardize, LogMel, Mfcc, Spectrog
 from soundcert.stages.frontends import DynamicRange, FitFrames, KaldiFbank
 from soundcert.stages.gain import FixedGain, PeakNormalize, RmsNormalize, Standardize
 from soundcert.stages.model import Model
-from soundcert.stages.noise import GaussianNoise, NoiseStage
+from soundcert.stages.noise import GaussianNoise, LatticeNoise, NoiseStage
 from soundcert.stages.range import Clip, Quantize
 from soundcert.stages.shape import Fit, Mono, RemoveOffset, Resample
 from soundcert.stages.windows import Windows
@@ -19,6 +19,7 @@ __all__ = [
     "FixedGain",
     "GaussianNoise",
     "KaldiFbank",
+    "LatticeNoise",
     "LogMel",
     "Mfcc",
     "Model",

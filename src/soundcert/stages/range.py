@@ -47,25 +47,39 @@ class Clip(Stage):
 @register("quantize")
 @dataclass(frozen=True)
 class Quantize(Stage):
-    """Round to a lattice: `bits` (step 2^(1−bits), saturating at [−1, 1 − step]) or a plain `step`."""
+    """Round to a lattice: `bits` (step 2^(1−bits), saturating at [−1, 1 − step]), a plain `step`, or `log2_step`.
+
+    log2_step: the step is 2^log2_step, as `lattice_noise` needs it.
+    """
 
     bits: int | None = None
     step: float | None = None
+    log2_step: int | None = None
 
     family = "range"
 
     def __post_init__(self) -> None:
-        if (self.bits is None) == (self.step is None):
-            raise ConfigError("quantize: give exactly one of bits and step")
+        if sum(x is not None for x in (self.bits, self.step, self.log2_step)) != 1:
+            raise ConfigError("quantize: give exactly one of bits, step and log2_step")
         require(self.bits is None or 1 <= self.bits <= 32, self, "bits", "from 1 to 32")
         require(self.step is None or 0 < self.step < math.inf, self, "step", "positive and finite")
+        require(self.log2_step is None or -60 <= self.log2_step <= 60, self, "log2_step", "from -60 to 60")
 
     @property
     def delta(self) -> float:
         if self.step is not None:
             return self.step
+        if self.log2_step is not None:
+            return math.ldexp(1.0, self.log2_step)
         assert self.bits is not None
         return math.ldexp(1.0, 1 - self.bits)
+
+    def keeps(self, step: float) -> bool:
+        """Whether every whole multiple of `step` in [−1, 1 − step] is on the lattice, and so left as it is."""
+        both = (
+            math.frexp(step)[0] == math.frexp(self.delta)[0] == 0.5
+        )  # powers of two, so that nothing is rounded
+        return both and step >= self.delta
 
     def __call__(self, x: Tensor) -> Tensor:
         out = torch.round(x / self.delta) * self.delta
@@ -97,5 +111,5 @@ class Quantize(Stage):
 
     def words(self) -> str:
         return (
-            f"rounded to {self.bits} bits" if self.bits is not None else f"rounded to steps of {self.step:g}"
+            f"rounded to {self.bits} bits" if self.bits is not None else f"rounded to steps of {self.delta:g}"
         )

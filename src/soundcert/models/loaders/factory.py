@@ -1,7 +1,7 @@
 """A torch network from a function, with its weights from safetensors: `{factory: "package.module:make", weights: …}`.
 
 The function is called with `options` and returns an nn.Module; the weights are those of its state_dict. It is code
-like any other: an installed module is run, one that came with the config asks for trust. The weights run none.
+like any other, and asks for trust. The weights run none.
 """
 
 from __future__ import annotations

@@ -72,7 +72,6 @@ def _module(request: Request, name: str) -> Any:
         beside = (folder / f"{top}.py", folder / top / "__init__.py", folder / top)
         if not any(path.exists() for path in beside):
             raise ConfigError(f"model: no Python module {name!r} is installed, nor lies beside the config")
-        demand_trust(request, f"is the file {top} beside the config, and importing it runs its code")
         sys.path.append(str(folder))
     try:
         return importlib.import_module(name)
@@ -81,10 +80,15 @@ def _module(request: Request, name: str) -> Any:
 
 
 def found_by_name(request: Request, kind: str) -> Any:
-    """Import what `package.module:name` names; trust is asked for where the module came with the config."""
+    """Import what `package.module:name` names, of an installed module, or of one beside the config.
+
+    Installed modules ask for trust too: importing one runs it, and what a config and its clips feed to any
+    function that is installed (say, one that reads pickles) is not ours to foresee.
+    """
     where, colon, attribute = request.source.partition(":")
     if not (where and colon and attribute):
         raise ConfigError(f"model: {kind} must be 'package.module:function', got {request.source!r}")
+    demand_trust(request, "is Python code, which importing it runs")
     found: Any = _module(request, where)
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -105,7 +109,7 @@ def source_of(found: Any) -> Path | None:
 
 
 def load_python(request: Request) -> Loaded:
-    """Import a function, or a callable object. Installed modules only, unless the config is trusted."""
+    """Import a function, or a callable object; with trust."""
     check_options(request, ("numpy",))
     found = found_by_name(request, "python")
     if inspect.isclass(found) or not callable(found):

@@ -1,0 +1,76 @@
+"""One clip's plan once more, on one thread, with an eye on votes that rounding could turn.
+
+A network's last bits depend on machine, library and the shape of a batch. A draw whose two best logits are nearly
+equal may vote otherwise there. They are counted, so that a difference between two runs can be told from a falsehood.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundcert.classifier import BaseClassifier, votes
+from soundcert.randomness import NoiseKey, NoiseStream, Purpose, noise_stream
+from soundcert.sampling import Task, single_threaded
+
+T = TypeVar("T")
+#: Logits this near to each other, as a share of a row's usual spread, may change places; see classifier.ROW_TOLERANCE.
+NEAR = {"fp32": 1e-4, "bf16": 2e-2}
+
+
+@dataclass
+class Replay(Generic[T]):
+    """What a plan gave, and how many votes of each purpose rounding could have turned."""
+
+    result: T
+    near: dict[Purpose, int] = field(default_factory=dict)
+
+
+def replay(task: Task[T]) -> Replay[T]:
+    """Run a task's plan as `run_tasks` would, row by row under the same keys, and count near ties."""
+    near: dict[Purpose, int] = {}
+    streams: dict[Purpose, NoiseStream] = {}
+    with torch.inference_mode(), single_threaded():
+        try:
+            draw = next(task.plan)
+            while True:
+                purpose = draw.purpose
+                if purpose not in streams:
+                    key = NoiseKey(task.seed, purpose, task.digest)
+                    streams[purpose] = noise_stream(key, task.base.noise, task.first)
+                seen, close = _draw(task.base, task.v, streams[purpose], draw.need)
+                near[purpose] = near.get(purpose, 0) + close
+                draw = task.plan.send(seen)
+        except StopIteration as end:
+            return Replay(end.value, near)
+
+
+def _draw(base: BaseClassifier, v: Tensor, stream: NoiseStream, count: int) -> tuple[np.ndarray, int]:
+    out = np.empty(count, dtype=np.int16)
+    near, done = 0, 0
+    rows = torch.zeros(base.micro_batch, *base.shape, device=base.device)
+    while done < count:
+        size = min(len(rows), count - done)
+        stream.noisy_(rows[:size], v)
+        rows[size:] = rows[0]
+        logits = base(rows)[:size]
+        out[done : done + size] = votes(logits).cpu().numpy()
+        near += near_ties(logits, NEAR[base.engine.precision])
+        done += size
+    return out, near
+
+
+def near_ties(logits: Tensor, share: float) -> int:
+    """Return how many rows have two best logits within `share` of the median spread of rows that have one."""
+    if logits.shape[1] < 2:
+        return 0
+    best = logits.double().topk(2, dim=1).values
+    finite = logits.double().masked_fill(~torch.isfinite(logits), torch.nan)
+    spreads = finite.nan_to_num(nan=-torch.inf).amax(1) - finite.nan_to_num(nan=torch.inf).amin(1)
+    spreads = spreads[spreads > 0]
+    spread = float(spreads.median()) if len(spreads) else 0.0
+    return int((best[:, 0] - best[:, 1] <= share * spread).sum())

@@ -1,0 +1,254 @@
+"""The grid's cells, and what each trains, chooses on and tests on.
+
+A cell is a data set, a pipeline, a model and a value for every blank of the pipeline. It has one *fit* for each
+split of its data: one, or as many as there are folds. A fit is one training, one look at validation clips where
+its block chooses, and one run on testing clips; it has a folder of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soundcert.bounds import certified_radius
+from soundcert.config import CertifyConfig, Config, TrainConfig, validate
+from soundcert.data import DataConfig
+from soundcert.errors import ConfigError
+from soundcert.study.config import Block, Scalar, StudyConfig, StudyData
+
+_BLANK = re.compile(r"\$([a-z_]+)")
+#: Level of the estimates on validation clips: as often too large as too small.
+ESTIMATE_ALPHA = 0.5
+# What transport takes off a radius for the object's rounding to float32 (`transport.rounding_allowance`), and a
+# little for rounding inward on the way.
+_ROUNDING = 2.0**-24
+_INWARD = 1 + 1e-6
+
+
+@dataclass(frozen=True)
+class Split:
+    """Clips of one fit. name: empty for official splits."""
+
+    name: str
+    training: DataConfig
+    validation: DataConfig
+    testing: DataConfig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the grid. values: of the pipeline's blanks that the grid varies, by name."""
+
+    block: Block
+    data: str
+    pipeline: str
+    model: str
+    values: Mapping[str, Scalar]
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, and its name in tables."""
+        varied = [
+            f"{key}-{value:g}" if isinstance(value, float) else f"{key}-{value}"
+            for key, value in self.values.items()
+        ]
+        return "-".join([self.data, self.pipeline, self.model, *varied])
+
+    @property
+    def sigma(self) -> float:
+        return float(self.values["sigma"])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training of a cell, with its folder and its three uses of one pipeline."""
+
+    cell: Cell
+    split: Split
+    folder: Path
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.name}/{self.split.name}" if self.split.name else self.cell.name
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    def testing(self) -> Config:
+        return self.config
+
+    def choosing(self) -> Config:
+        """The validation clips, with a fixed number of draws: an estimate to choose by, no claim."""
+        draws = self.cell.block.choose
+        assert draws is not None
+        certify = CertifyConfig(
+            n0=20, n=draws, alpha=ESTIMATE_ALPHA, seed=self.config.certify.seed,
+            engine=self.config.certify.engine, precision=self.config.certify.precision,
+        )  # fmt: skip
+        return self.config.model_copy(update={"data": self.split.validation, "certify": certify})
+
+
+def cells_of(study: StudyConfig) -> list[Cell]:
+    """Return the grid's cells in the order of the file. ConfigError where two are the same."""
+    out: list[Cell] = []
+    seen: dict[str, str] = {}
+    for block in study.grid:
+        for data, pipeline, model in itertools.product(block.data, block.pipeline, block.model):
+            for chosen in itertools.product(*block.vary.values()):
+                values = dict(
+                    zip(block.vary, (float(v) if isinstance(v, int) else v for v in chosen), strict=True)
+                )
+                cell = Cell(block, data, pipeline, model, values)
+                if "sigma" not in values:
+                    raise ConfigError(f"study: block {block.name!r} varies no `sigma`: add it under `vary`")
+                if cell.name in seen:
+                    raise ConfigError(
+                        f"study: the cell {cell.name} stands in the grid twice, in {seen[cell.name]!r} and {block.name!r}"
+                    )
+                seen[cell.name] = block.name
+                out.append(cell)
+    return out
+
+
+def fits_of(study: StudyConfig, cell: Cell, base: Path, out: Path) -> list[Fit]:
+    """Return a cell's fits. base: where the study's relative paths start; out: the study's folder."""
+    data, model = study.data[cell.data], study.models[cell.model]
+    recipe = {**data.train, **model.train}
+    fits = []
+    for split in splits_of(data, base, cell.block):
+        folder = out / "cells" / cell.name / split.name
+        stages = [
+            *fill(study.pipelines[cell.pipeline], {**data.values, **cell.values}, cell),
+            {
+                "model": {
+                    "network": model.network,
+                    "options": dict(model.options),
+                    "weights": "model.safetensors",
+                }
+            },
+        ]
+        settings = {**study.certify, **cell.block.certify}
+        certify = validate(CertifyConfig, settings, f"study: certify of block {cell.block.name!r}")
+        if cell.block.decide is not None:
+            certify = _deciding(certify, study, cell, stages, settings)
+        train = validate(
+            TrainConfig,
+            {**recipe, "clips": split.training, "validation": split.validation,
+             "extra": [_based(d, base) for d in data.extra]},
+            f"study: train of {cell.name}",
+        )  # fmt: skip
+        fits.append(
+            Fit(
+                cell, split, folder, Config(data=split.testing, pipeline=stages, certify=certify, train=train)
+            )
+        )
+    return fits
+
+
+def splits_of(data: StudyData, base: Path, block: Block) -> Iterator[Split]:
+    """Yield who trains, validates and tests. Of the folds, the one after the tested one validates."""
+    clips = _based(data.clips, base)
+    limit = block.testing_limit or data.testing_limit
+
+    def part(most: int | None = None, **chosen: Any) -> DataConfig:
+        return clips.model_copy(update={**chosen, "limit": most})
+
+    if not data.folds:
+        yield Split(
+            "",
+            part(clips.limit, split="training"),
+            part(data.validation_limit, split="validation"),
+            part(limit, split="testing"),
+        )
+        return
+    folds = data.folds
+    if unknown := set(block.folds) - set(folds):
+        raise ConfigError(
+            f"study: block {block.name!r} names the folds {sorted(unknown)}, which {data.title} has not"
+        )
+    for i, fold in enumerate(folds):
+        if block.folds and fold not in block.folds:
+            continue
+        validating = folds[(i + 1) % len(folds)]
+        rest = tuple(f for f in folds if f not in (fold, validating))
+        if not rest:
+            raise ConfigError(f"study: nested folds need at least three, got {len(folds)}")
+        yield Split(
+            f"fold-{fold}",
+            part(clips.limit, folds=rest),
+            part(data.validation_limit, folds=(validating,)),
+            part(limit, folds=(fold,)),
+        )
+
+
+def fill(template: object, values: Mapping[str, Scalar], cell: Cell) -> Any:
+    """Return the template with every `$name` replaced. ConfigError for a name without a value."""
+    if isinstance(template, Mapping):
+        return {key: fill(value, values, cell) for key, value in template.items()}
+    if isinstance(template, list | tuple):
+        return [fill(value, values, cell) for value in template]
+    if isinstance(template, str) and (blank := _BLANK.fullmatch(template)):
+        name = blank.group(1)
+        if name not in values:
+            raise ConfigError(
+                f"study: pipeline {cell.pipeline!r} has the blank ${name}, which neither `vary` of block "
+                f"{cell.block.name!r} nor `set` of {cell.data!r} fills"
+            )
+        return values[name]
+    return template
+
+
+def target_radius(snr_db: float, norm: float) -> float:
+    """Return the radius of an object RMS-normalised to ‖v‖ = norm that reaches an SNR in the file.
+
+    The attacker moves the file by ‖x‖·10^(−SNR/20); RMS normalisation, c = norm, carries R to
+    ‖x‖·sin(2·arcsin(R/(2c))), so R = 2c·sin(½·arcsin(10^(−SNR/20))), and a little more for rounding.
+    """
+    radius = 2 * norm * math.sin(math.asin(10 ** (-snr_db / 20)) / 2)
+    return (radius + _ROUNDING * (2 * norm + radius)) * _INWARD
+
+
+def _deciding(
+    certify: CertifyConfig, study: StudyConfig, cell: Cell, stages: list[Any], settings: Mapping[str, Any]
+) -> CertifyConfig:
+    reach = cell.block.decide
+    assert reach is not None
+    most = min(reach.most, (certified_radius(certify.n, certify.n, certify.alpha, 1.0) or 0.0))
+    if reach.over_sigma:
+        ratios: list[float] = list(reach.over_sigma)
+    else:
+        norm = _object_norm(stages)
+        if norm is None:
+            raise ConfigError(
+                f"study: pipeline {cell.pipeline!r} has no `fit` and `rms_normalize` before its noise, from which the "
+                "targets' radii follow: use decide: {over_sigma: […]}"
+            )
+        ratios = [0.0, *(target_radius(t, norm) / cell.sigma for t in study.targets)]
+    radii = sorted({r * cell.sigma for r in ratios if r <= most})
+    return validate(CertifyConfig, {**settings, "decide": {"radii": radii}}, f"study: decide of {cell.name}")
+
+
+def _object_norm(stages: list[Any]) -> float | None:
+    """Return ‖v‖ of every clip where it follows from the stages alone: RMS target × √samples, at 16 kHz."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for stage in stages:
+        name, fields = (stage, {}) if isinstance(stage, str) else next(iter(stage.items()))
+        if "noise" in name or name == "log_mel":
+            break
+        found[name] = fields or {}
+    if "fit" not in found or "rms_normalize" not in found:
+        return None
+    rate = found.get("resample", {}).get("rate", 16_000)
+    samples = round(float(found["fit"].get("seconds", 0)) * rate)
+    return float(found["rms_normalize"].get("target", 1.0)) * math.sqrt(samples)
+
+
+def _based(data: DataConfig, base: Path) -> DataConfig:
+    return data.model_copy(update={"root": (base / data.root).resolve()})

@@ -1,0 +1,217 @@
+"""The work of a study: train, look at validation clips, choose, certify testing clips; each as far as it is not done.
+
+A fit's folder holds `config.yaml` (what `soundcert certify` reads), `model.safetensors`, `train.json`, `validation/`
+(a run with few draws: estimates to choose by, no claims), `clean.json` and `run/` (the run directory of the testing
+clips). Nothing that is finished is done again; a folder that was made with another config is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from soundcert.classifier import votes
+from soundcert.config import Config
+from soundcert.data import load_items, without_roots
+from soundcert.errors import ConfigError, InputError
+from soundcert.pipeline import Pipeline
+from soundcert.runs import certify_run
+from soundcert.runs.directory import read_json, write_json
+from soundcert.runs.executors import LocalExecutor
+from soundcert.study.cells import Cell, Fit, cells_of, fits_of
+from soundcert.study.choosing import chosen_folders
+from soundcert.study.config import StudyConfig
+from soundcert.train import train
+
+Tell = Callable[[str], None]
+
+
+def run_study(
+    study: StudyConfig,
+    base: Path,
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    jobs: int = 1,
+    tell: Tell = lambda _: None,
+) -> None:
+    """Do what of a study is not done yet.
+
+    base: where the study's relative paths start. out: the study's folder. only: names of blocks to work on, all by
+    default. jobs: fits at a time, each in a process with one thread. tell: called with a line for each thing done.
+    """
+    fits = {cell.name: fits_of(study, cell, base, out) for cell in chosen_cells(study, only)}
+    everything = [fit for group in fits.values() for fit in group]
+    for fit in everything:
+        _prepare(fit)
+    with _workers(jobs) as submit:
+        _all([submit(train_fit, fit) for fit in everything], tell)
+    wanted = chosen_folders(study, [fit.cell for fit in everything], out)
+    testing = [fit for fit in everything if fit.cell.block.test == "all" or fit.folder in wanted]
+    with _workers(jobs) as submit:
+        _all([submit(test_fit, fit) for fit in testing], tell)
+
+
+def chosen_cells(study: StudyConfig, only: Sequence[str] = ()) -> list[Cell]:
+    """Return the grid's cells, or those of the named blocks. ConfigError for a block that is not there."""
+    known = [block.name for block in study.grid]
+    for name in only:
+        if name not in known:
+            raise ConfigError(f"study: there is no block {name!r}; the blocks are {', '.join(known)}")
+    return [cell for cell in cells_of(study) if not only or cell.block.name in only]
+
+
+def train_fit(fit: Fit) -> str:
+    """Train a fit and look at its validation clips; return what was done, in a line."""
+    done = []
+    if not (fit.folder / "train.json").exists():
+        training = fit.weights.with_suffix(".training")
+        # Weights without their record: killed between the two; the training folder holds all that is needed.
+        if fit.weights.exists() and training.exists():
+            fit.weights.unlink()
+        result = train(fit.config, base=fit.folder, resume=training.exists())
+        record = {
+            "epoch": result.epoch,
+            "epochs_run": result.epochs_run,
+            "validation_accuracy_under_noise": result.score,
+            "seconds": _logged_seconds(training),
+            "skipped": list(result.skipped),
+        }
+        write_json(fit.folder / "train.json", record)
+        done.append(
+            f"trained {result.epochs_run} epochs, {result.score:.1%} of validation draws right in epoch {result.epoch}"
+        )
+    if fit.cell.block.choose is not None and _run(fit.choosing(), fit.folder / "validation", fit.folder):
+        done.append("validation clips sampled")
+    return f"{fit.name}: {'; '.join(done) or 'trained before'}"
+
+
+def test_fit(fit: Fit) -> str:
+    """Certify a fit's testing clips; return what was done, in a line."""
+    clean = fit.folder / "clean.json"
+    if not clean.exists():
+        write_json(clean, clean_accuracy(fit))
+    done = _run(fit.testing(), fit.folder / "run", fit.folder)
+    return f"{fit.name}: {'testing clips certified' if done else 'certified before'}"
+
+
+def clean_accuracy(fit: Fit) -> dict[str, int]:
+    """Count testing clips that the base classifier names rightly without noise."""
+    config = fit.testing()
+    assert config.data is not None
+    pipe = Pipeline.from_config(config, fit.folder)
+    assert pipe.labels is not None
+    right = total = 0
+    with torch.inference_mode():
+        for item in load_items(config.data, fit.folder):
+            try:
+                clip = item.load()
+                x = pipe.object_of(clip).float().unsqueeze(0)
+            except InputError:
+                continue
+            for stage in pipe.route(clip.space).base:
+                x = stage(x)
+            total += 1
+            winner = int(votes(x)[0])
+            right += winner >= 0 and pipe.labels[winner] == item.label
+    return {"right": right, "total": total}
+
+
+def _prepare(fit: Fit) -> None:
+    """Write a fit's config, or see that the folder's is the same."""
+    values = fit.config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    # Other testing settings may follow the same training: only what makes the weights must agree.
+    file = fit.folder / "config.yaml"
+    if file.exists():
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for part in ("pipeline", "train"):
+            if without_roots(before.get(part)) != without_roots(values.get(part)):
+                raise ConfigError(
+                    f"{fit.folder} was made with another {part}: remove it, or choose another --out"
+                )
+    # What is finished is kept unread later on: settings that changed must be seen here.
+    _same_settings(fit.testing(), fit.folder / "run")
+    if fit.cell.block.choose is not None:
+        _same_settings(fit.choosing(), fit.folder / "validation")
+    fit.folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _run(config: Config, out: Path, base: Path) -> bool:
+    """Certify into a run directory as far as that is not done; return whether there was anything to do."""
+    assert config.data is not None
+    begun = (out / "run.json").exists()
+    if begun and (out / "report.json").exists():
+        return False
+    certify_run(
+        config, load_items(config.data, base), out, base=base, resume=begun, executor=LocalExecutor(workers=1)
+    )
+    return True
+
+
+def _same_settings(config: Config, out: Path) -> None:
+    """Raise ConfigError where a run was made with other settings or of other clips than the study now asks for."""
+    if not (out / "run.json").exists():
+        return
+    before = read_json(out / "run.json").get("config", {})
+    values = config.model_dump(mode="json", exclude_none=True)
+    for part in ("certify", "data"):
+        if without_roots(before.get(part)) != without_roots(values[part]):
+            raise ConfigError(
+                f"{out} was made with another {part}: remove it to make it anew, or choose another --out"
+            )
+
+
+def _logged_seconds(training: Path) -> float:
+    log = training / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return round(float(sum(json.loads(line)["seconds"] for line in lines)), 1)
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Callable[..., Future[str]]]:
+    if jobs == 1:
+        yield _now
+        return
+    # spawn: a forked child would inherit torch's thread pool in whatever state it is in.
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        yield pool.submit
+
+
+def _now(work: Callable[[Fit], str], fit: Fit) -> Future[str]:
+    out: Future[str] = Future()
+    out.set_result(work(fit))
+    return out
+
+
+def _all(futures: Sequence[Future[str]], tell: Tell) -> None:
+    """Tell each result as it comes. The first failure is raised once what is running has ended."""
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in done:
+            if future.exception() is not None:
+                for other in waiting:
+                    other.cancel()
+            tell(future.result())
+
+
+def finished(fit: Fit) -> bool:
+    """Whether a fit's testing clips are certified."""
+    return (fit.folder / "run" / "report.json").exists()
+
+
+def training_record(fit: Fit) -> dict[str, Any]:
+    """What was written of a fit's training; empty before it."""
+    file = fit.folder / "train.json"
+    return read_json(file) if file.exists() else {}

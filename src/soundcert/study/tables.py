@@ -1,0 +1,236 @@
+"""A study's tables: rows of text, made from the collected results, for Markdown and LaTeX alike.
+
+Shares and lower ends are rounded down, upper ends and decibels of a ratio up. No table ranks a raw radius or a norm
+ratio of features against an SNR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from soundcert.bounds import format_down, format_up
+from soundcert.report.words import duration, percent, percents
+
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption. The first `left` columns are text, the others numbers."""
+
+    name: str
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1
+
+
+def tables(results: Results) -> list[Table]:
+    """Return every table that the results fill, in the order of the page."""
+    out = []
+    for block, cells in blocks(results).items():
+        tested = [c for c in cells if "testing" in c]
+        if tested and not any("validation_share_at_target" in c for c in cells):
+            out += [_figures(results, block, tested), _radii(results, block, tested)]
+    for reached in results["targets_reached"]:
+        out.append(_targets(results, reached))
+    out += [t for data in results["data"] if (t := _validation(results, data))]
+    out.append(_cost(results))
+    return out
+
+
+def blocks(results: Results) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the cells by block, in the order of the grid."""
+    out: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in results["cells"]:
+        out.setdefault(cell["block"], []).append(cell)
+    return out
+
+
+def varied(cell: Mapping[str, Any]) -> str:
+    """What sets a cell apart from others of its data set and pipeline."""
+    values = ", ".join(
+        f"{'σ' if key == 'sigma' else key} = {value:g}"
+        if isinstance(value, int | float)
+        else f"{key} = {value}"
+        for key, value in cell["values"].items()
+    )
+    return f"{values} ({cell['model']})"
+
+
+def _figures(results: Results, block: str, cells: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for cell in cells:
+        t = cell["testing"]
+        waveform = "median_snr_db" in t
+        ratio = t.get("median_snr_db", t.get("median_norm_ratio_db"))
+        level = "–" if ratio is None else f"{format_up(ratio, decimals=2)} dB{'' if waveform else ' *'}"
+        good = round(t.get("smoothed_accuracy", 0.0) * t.get("smoothed_accuracy_over", 0))
+        rows.append(
+            (
+                _title(results, cell),
+                cell["pipeline"],
+                varied(cell),
+                str(t["clips"]),
+                _percent(t["clean_accuracy"], t["clean_accuracy_over"]),
+                _percent(t.get("smoothed_accuracy", 0.0), t.get("smoothed_accuracy_over", 0)),
+                _percent(t["abstained"] / max(1, t["clips"]), t["clips"]),
+                format_down(t["median_radius"], significant=4) if "median_radius" in t else "–",
+                level,
+                percent(_share_count(t["saturated_share_of_certified"], t["certified"]), t["certified"])
+                if good
+                else "–",
+                f"{t['median_displacement']:.4g}" if "median_displacement" in t else "none",
+                f"{t['median_sensitivity']:.4g}" if "median_sensitivity" in t else "none",
+                f"{t['passes'] / max(1, t['clips']):,.0f}",
+            )
+        )
+    testing = cells[0]["testing"]
+    return Table(
+        f"{block}-figures",
+        f"Block {block}: n = {testing['n']}, α = {testing['alpha']:g}. Accuracies and abstentions are over all clips that "
+        "could be read, abstentions counting as wrong; smoothed accuracy is the certified accuracy at a positive radius. "
+        "Medians are over certified and correct clips, displacement and sensitivity over all. "
+        "Saturated: share of certificates at the Monte-Carlo ceiling. An asterisk marks a norm ratio of features, "
+        "which is no SNR and is not comparable with one.",
+        ("data", "contract", "cell", "clips", "clean", "smoothed", "abstained", "median radius", "SNR-equivalent",
+         "saturated", "displacement", "sensitivity", "passes a clip"),
+        tuple(rows),
+        left=3,
+    )  # fmt: skip
+
+
+def _radii(results: Results, block: str, cells: Sequence[Mapping[str, Any]]) -> Table:
+    """Certified accuracy at multiples of σ/2: the only axis that cells with different σ share."""
+    multiples = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    rows = []
+    for cell in cells:
+        t = cell["testing"]
+        curve = sorted((float(r), share) for r, share in t.get("certified_accuracy_at_radius", {}).items())
+        sigma = float(cell["values"]["sigma"])
+        shares = [_at(curve, m * sigma) for m in multiples]
+        rows.append(
+            (
+                _title(results, cell), cell["pipeline"], varied(cell),
+                *("–" if s is None else _percent(s, t["smoothed_accuracy_over"]) for s in shares),
+            )
+        )  # fmt: skip
+    return Table(
+        f"{block}-radii",
+        f"Block {block}: certified accuracy at raw radii, in multiples of each cell's own σ.",
+        ("data", "contract", "cell", *(f"{m:g}σ" for m in multiples)),
+        tuple(rows),
+        left=3,
+    )
+
+
+def _at(curve: Sequence[tuple[float, float]], radius: float) -> float | None:
+    """Return the share at a radius that the curve names; its keys are rounded down."""
+    return next((share for r, share in curve if abs(r - radius) <= 1e-4 * max(radius, 1e-12)), None)
+
+
+def _targets(results: Results, reached: Mapping[str, Any]) -> Table:
+    rows = []
+    cells = {c["name"]: c for c in results["cells"]}
+    for target, figure in reached["per_target"].items():
+        one = reached["one_model"][target]
+        rows.append(
+            (
+                f"{target} dB",
+                *_counted(figure),
+                "; ".join(varied(cells[name]) for name in figure["cells"]),
+                *_counted(one),
+            )
+        )
+    overall = next(iter(reached["one_model"].values()))
+    names = "; ".join(varied(cells[name]) for name in overall["cells"])
+    return Table(
+        f"targets-{reached['data']}-{reached['pipeline']}",
+        f"{results['data'][reached['data']]['title']}, {reached['contract']} ({reached['pipeline']}): certified accuracy "
+        "against every perturbation of the file's samples at the SNR or quieter, proven through the front, "
+        f"α = {reached['alpha']:g}. For each target the σ and model that validation clips chose for it; and the one that "
+        f"they chose for all targets: {names}. Intervals of 95 % hold at one target chosen beforehand.",
+        (
+            "SNR",
+            "certified accuracy",
+            "95 % interval",
+            "chosen by validation",
+            "one model",
+            "95 % interval",
+        ),
+        tuple(rows),
+    )
+
+
+def _counted(figure: Mapping[str, Any]) -> tuple[str, str]:
+    low, high = percents((figure["interval_95"][0], figure["interval_95"][1]))
+    return (
+        f"{percent(figure['count'], figure['total'])} ({figure['count']}/{figure['total']})",
+        f"{low} to {high}",
+    )
+
+
+def _validation(results: Results, data: str) -> Table | None:
+    cells = [c for c in results["cells"] if c["data"] == data and "validation_share_at_target" in c]
+    if not cells:
+        return None
+    targets = list(cells[0]["validation_share_at_target"])
+    rows = [
+        (
+            c["pipeline"],
+            varied(c),
+            f"{100 * c['training']['validation_accuracy_under_noise']:.1f} %",
+            *(f"{100 * share:.1f} %" for share in c["validation_share_at_target"].values()),
+        )
+        for c in cells
+    ]
+    return Table(
+        f"validation-{data}",
+        f"{results['data'][data]['title']}: estimates on validation clips that the choices were made by (mean over folds; "
+        "no guarantee): accuracy under noise, and share of clips whose estimated certificate reaches the SNR in the file.",
+        ("contract", "cell", "under noise", *(f"{t} dB" for t in targets)),
+        tuple(rows),
+        left=2,
+    )
+
+
+def _cost(results: Results) -> Table:
+    rows = []
+    for c in results["cells"]:
+        training, t = c["training"], c.get("testing")
+        if not training.get("trained_fits"):
+            continue
+        rows.append(
+            (
+                c["name"],
+                str(training["trained_fits"]),
+                f"{sum(training['epochs'])}",
+                duration(training["seconds"]),
+                f"{t['passes']:,}" if t else "–",
+                duration(t["wall_seconds"]) if t else "–",
+            )
+        )
+    return Table(
+        "cost",
+        "What the cells cost. Seconds are wall time on the machine that ran them, one thread a cell.",
+        ("cell", "trainings", "epochs", "training", "passes on testing clips", "testing"),
+        tuple(rows),
+    )
+
+
+def _title(results: Results, cell: Mapping[str, Any]) -> str:
+    return str(results["data"][cell["data"]]["title"])
+
+
+def _share_count(share: float, total: int) -> int:
+    return round(share * total)
+
+
+def _percent(share: float, total: int) -> str:
+    return percent(_share_count(share, total), total) if total else "–"
+
+
+def plain(lines: Iterable[str]) -> str:
+    return "\n".join(lines).rstrip() + "\n"

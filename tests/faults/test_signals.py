@@ -1,0 +1,80 @@
+"""Killed, interrupted and ended by a scheduler, at random moments and at chosen ones."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from rig import certify, check_same, copied, stopped_and_resumed, wait_for_lines
+
+from soundcert.cli.app import bar
+from soundcert.cli.ending import Stopped, stopping_on_signals
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_at_random_moments_nothing_is_lost_and_nothing_is_twice(whole: Path, tmp_path: Path, number):
+    """`python scripts/faults.py kills` does it hundreds of times."""
+    draw = random.Random(number)
+    wanted = 15 if number == signal.SIGKILL else 4
+    runs = stopped = 0
+    while stopped < wanted:
+        place = tmp_path / f"{runs}"
+        stopped += stopped_and_resumed(whole, place, whole / "whole", draw, number, 0.6, wanted - stopped)
+        runs += 1
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_ends_the_run_cleanly_and_says_how_to_go_on(whole: Path, tmp_path: Path, number):
+    home = copied(whole, tmp_path / "home")
+    run = tmp_path / "run"
+    process = certify(home, run)
+    wait_for_lines(process, run, 3)
+    assert process.send(number)
+    process.end().said(CODES[number], "every finished clip is in", str(run), "--resume")
+    assert certify(home, run, "--resume").end().code == 1
+    check_same(run, certify_whole(home))
+
+
+def certify_whole(home: Path) -> Path:
+    """The copied home is another place, which run.json names: its own whole run."""
+    assert certify(home, home / "whole").end().code == 1
+    return home / "whole"
+
+
+def test_a_signal_that_comes_in_a_destructor_is_not_lost(capsys: pytest.CaptureFixture[str]):
+    """Python prints and forgets what is raised there, and so do parts of extensions (`Exception ignored in`)."""
+
+    class Late:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        late = Late()
+        del late
+        time.sleep(30)
+
+    with pytest.raises(Stopped) as caught, stopping_on_signals():
+        work()
+    assert caught.value.number == signal.SIGTERM
+    assert capsys.readouterr().err == ""
+
+
+def test_a_signal_that_is_swallowed_stops_at_the_next_clip(capsys: pytest.CaptureFixture[str]):
+    def work() -> None:
+        with bar("certifying") as tick:
+            with contextlib.suppress(BaseException):
+                signal.raise_signal(signal.SIGTERM)
+            tick(1, 2, "clip")
+            raise AssertionError("the run goes on")
+
+    with pytest.raises(Stopped), stopping_on_signals():
+        work()
+    with stopping_on_signals(), bar("the next call") as tick:
+        tick(1, 2, "clip")
+    assert capsys.readouterr().err == ""

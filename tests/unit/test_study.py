@@ -1,0 +1,425 @@
+"""Studies: choices from validation clips alone, folds nested and pooled, finished work kept, mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import soundcert as sc
+from helpers import HIGH, LOW, RATE, write
+from soundcert.bounds import certified_radius
+from soundcert.cli import run as command_line
+from soundcert.config import CertifyConfig
+from soundcert.errors import ConfigError
+from soundcert.study import collect, load_study, plan, run_study
+from soundcert.study.cells import cells_of, fits_of, target_radius
+from soundcert.study.choosing import best_cells, choices
+from soundcert.study.cost import expected_draws
+from soundcert.study.tables import tables
+from soundcert.study.words import explanations, published
+from soundcert.study.writing import latex, markdown
+
+
+def tone(frequency: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    t = np.arange(RATE // 10) / RATE
+    samples = 0.2 * np.sin(2 * np.pi * frequency * t + rng.uniform(0, 6)) + 0.05 * rng.standard_normal(len(t))
+    return np.round(samples * 2**15).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tones in a list with splits, and the same clips in a list with three folds."""
+    root = tmp_path_factory.mktemp("study")
+    splits, folds = ["file,label,split"], ["file,label,fold"]
+    for split, count in (("training", 12), ("validation", 4), ("testing", 4)):
+        for label, frequency in (("low", LOW), ("high", HIGH)):
+            for i in range(count):
+                name = f"{split}/{label}/{i:02}.wav"
+                write(root / name, tone(frequency, zlib.crc32(name.encode())))
+                splits.append(f"{name},{label},{split}")
+                folds.append(f"{name},{label},{i % 3 + 1}")
+    (root / "splits.csv").write_text("\n".join(splits) + "\n")
+    (root / "folds.csv").write_text("\n".join(folds) + "\n")
+    return root
+
+
+def study_values(**changes: Any) -> dict[str, Any]:
+    train = {"epochs": 4, "batch": 8, "learning_rate": 0.01, "shift": 0, "validation_draws": 1}
+    front = [
+        "mono",
+        {"resample": {"rate": RATE}},
+        {"fit": {"seconds": "$seconds"}},
+        {"rms_normalize": {"target": 1.0}},
+    ]
+    mel = {"log_mel": {"n_mels": 12, "n_fft": 256, "floor": 1.0}}
+    noise = {"gaussian_noise": {"sigma": "$sigma"}}
+    values: dict[str, Any] = {
+        "title": "Tones",
+        "certify": {"n0": 10, "n": 200, "alpha": 0.01},
+        "targets": [40, 25, 15],
+        "data": {
+            "splits": {"title": "Split", "note": "Two tones | pipes.", "clips": {"source": "manifest", "root": "splits.csv"},
+                       "set": {"seconds": 0.1}, "train": train},
+            "folds": {"title": "Folded", "clips": {"source": "manifest", "root": "folds.csv"}, "folds": [1, 2, 3],
+                      "set": {"seconds": 0.1}, "train": train},
+        },
+        "pipelines": {"waveform": [*front, noise, mel], "clip": [*front, noise, "clip", mel]},
+        "models": {"tiny": {"network": "ds_cnn", "options": {"width": 8, "blocks": 2}}},
+        "grid": [
+            {"name": "fixed", "data": ["splits", "folds"], "pipeline": ["waveform", "clip"], "model": ["tiny"],
+             "vary": {"sigma": [0.05]}, "folds": [], "testing_limit": 3},
+            {"name": "chosen", "data": ["splits", "folds"], "pipeline": ["waveform"], "model": ["tiny"],
+             "vary": {"sigma": [0.3, 3.0]}, "decide": {"targets": True}, "choose": 20, "test": "chosen"},
+        ],
+    }  # fmt: skip
+    return {**values, **changes}
+
+
+def save(home: Path, values: dict[str, Any]) -> Path:
+    file = home / "study.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def done(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study, in `out` beside its config."""
+    home = tmp_path_factory.mktemp("done")
+    shutil.copytree(clips, home, dirs_exist_ok=True)
+    file = save(home, study_values())
+    assert command_line(["study", str(file), "--out", str(home / "out")]) == 0
+    return home
+
+
+def results_of(home: Path) -> dict[str, Any]:
+    out: dict[str, Any] = json.loads((home / "out/results/results.json").read_text(encoding="utf-8"))
+    return out
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "certificates.jsonl").read_text().splitlines()]
+
+
+# --- what a finished study says --------------------------------------------------------------------
+
+
+def test_every_fold_is_tested_once_and_never_seen_before(done: Path) -> None:
+    study = load_study(done / "study.yaml")
+    cell = next(c for c in cells_of(study) if c.data == "folds" and c.block.name == "chosen")
+    tested: list[str] = []
+    for fit in fits_of(study, cell, done, done / "out"):
+        train = fit.config.train
+        assert train and train.clips and train.validation and fit.config.data
+        used = [train.clips.folds, train.validation.folds, fit.config.data.folds]
+        assert all(used)
+        assert sorted(f for part in used for f in part or ()) == [1, 2, 3]
+        if (fit.folder / "run").exists():
+            tested += [r["clip"] for r in lines_of(fit.folder / "run")]
+    assert len(tested) == len(set(tested))
+
+
+def test_choices_are_what_the_validation_runs_say(done: Path) -> None:
+    """Recompute every choice from the validation runs' lines: testing clips have no part in it."""
+    study = load_study(done / "study.yaml")
+    found = choices(study, cells_of(study), done / "out")
+    assert {(c.data, c.split) for c in found} == {
+        ("splits", ""), ("folds", "fold-1"), ("folds", "fold-2"), ("folds", "fold-3"),
+    }  # fmt: skip
+    for choice in found:
+        if choice.target is None:
+            continue
+        shares = {}
+        for sigma in ("0.3", "3"):
+            cell = f"{choice.data}-waveform-tiny-sigma-{sigma}"
+            rows = lines_of(done / "out/cells" / cell / choice.split / "validation")
+            reached = [
+                r for r in rows
+                if r["status"] == "certified" and r["label"] == r["truth"]
+                and r["views"].get("file_snr_db", math.inf) <= choice.target
+            ]  # fmt: skip
+            shares[cell] = len(reached) / len(rows)
+        assert choice.score == max(shares.values())
+        assert shares[choice.cell] == choice.score
+
+
+def test_the_targets_count_testing_clips_of_the_chosen_fits(done: Path) -> None:
+    results = results_of(done)
+    assert {(r["data"], r["pipeline"]) for r in results["targets_reached"]} == {
+        ("splits", "waveform"), ("folds", "waveform"),
+    }  # fmt: skip
+    for reached in results["targets_reached"]:
+        for target, figure in reached["per_target"].items():
+            chosen = [
+                c for c in results["choices"]
+                if c["data"] == reached["data"] and c["target"] == float(target)
+            ]  # fmt: skip
+            rows = [r for c in chosen for r in lines_of(done / "out/cells" / c["cell"] / c["split"] / "run")]
+            good = [
+                r for r in rows
+                if r["status"] == "certified" and r["label"] == r["truth"]
+                and r["views"].get("file_snr_db", math.inf) <= float(target)
+            ]  # fmt: skip
+            assert (figure["count"], figure["total"]) == (len(good), len(rows))
+            low, high = figure["interval_95"]
+            assert low <= figure["count"] / figure["total"] <= high
+    folded = next(r for r in results["targets_reached"] if r["data"] == "folds")
+    assert folded["per_target"]["40"]["total"] == 40  # every clip of every fold, once
+
+
+def test_tones_are_learnt_and_certified(done: Path) -> None:
+    """The study's models are no better than their data: two tones in little noise are told apart."""
+    results = results_of(done)
+    cell = next(c for c in results["cells"] if c["name"] == "splits-waveform-tiny-sigma-0.05")
+    assert cell["testing"]["clean_accuracy"] > 0.6
+    assert cell["testing"]["clips"] == 3
+    assert cell["testing"]["policy"] == "fixed"
+
+
+def test_post_processing_has_its_geometry_and_no_other_contract_has(done: Path) -> None:
+    for cell in results_of(done)["cells"]:
+        if "testing" in cell:
+            assert ("median_displacement" in cell["testing"]) == (cell["pipeline"] == "clip")
+
+
+def test_the_page_names_its_data_and_escapes_it(done: Path) -> None:
+    text = (done / "out/results/README.md").read_text(encoding="utf-8")
+    assert "Two tones \\| pipes." in text
+    assert "Why equal medians are the ceiling" in text
+    assert "certified-accuracy-splits.svg" in text
+    for line in text.splitlines():
+        if line.startswith("|"):
+            assert line.replace("\\|", "").count("|") >= 3
+    tex = (done / "out/results/tables.tex").read_text(encoding="utf-8")
+    assert tex.count("\\begin{tabular}") == tex.count("\\end{tabular}") > 3
+    assert "<text" in (done / "out/results/certified-accuracy-splits.svg").read_text(encoding="utf-8")
+
+
+# --- keeping what is finished ----------------------------------------------------------------------
+
+
+def test_a_second_call_does_nothing_twice(done: Path) -> None:
+    files = sorted((done / "out/cells").rglob("*.json*")) + sorted(
+        (done / "out/cells").rglob("*.safetensors")
+    )
+    before = {f: f.stat().st_mtime_ns for f in files}
+    told: list[str] = []
+    run_study(load_study(done / "study.yaml"), done, done / "out", tell=told.append)
+    assert {f: f.stat().st_mtime_ns for f in files} == before
+    assert all("before" in line for line in told)
+    assert all(
+        cost.seconds == 0 or cost.tests_if_chosen
+        for cost in plan(load_study(done / "study.yaml"), done, done / "out")
+    )
+
+
+def test_what_was_cut_off_ends_the_same(done: Path, tmp_path: Path) -> None:
+    """Take away a run's last lines and its report, and a training's record: the figures come out as before."""
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    before = results_of(home)
+    run = home / "out/cells/splits-waveform-tiny-sigma-0.05/run"
+    lines = (run / "certificates.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "certificates.jsonl").write_bytes(lines[0] + lines[1][:20])
+    (run / "report.json").unlink()
+    (home / "out/cells/folds-waveform-tiny-sigma-0.05/fold-1/train.json").unlink()
+    assert command_line(["study", str(home / "study.yaml"), "--out", str(home / "out"), "--json"]) == 0
+    after = results_of(home)
+
+    def timeless(values: dict[str, Any]) -> str:
+        for cell in values["cells"]:
+            cell["training"].pop("seconds", None)
+            cell.get("testing", {}).pop("wall_seconds", None)
+        return json.dumps(values)
+
+    assert timeless(before) == timeless(after)
+
+
+def test_a_grown_grid_adds_only_what_is_new(done: Path, tmp_path: Path) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    values = study_values()
+    values["grid"][0]["vary"]["sigma"] = [0.05, 0.1]
+    save(home, values)
+    told: list[str] = []
+    study = load_study(home / "study.yaml")
+    run_study(study, home, home / "out", only=("fixed",), tell=told.append)
+    new = [line for line in told if line.startswith("splits-waveform") and "sigma-0.1" in line]
+    assert len(new) == 2
+    assert all("before" in line for line in told if "sigma-0.05" in line)
+
+
+def test_an_unfinished_study_is_written_and_says_so(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    shutil.rmtree(home / "out/cells/splits-clip-tiny-sigma-0.05")
+    code = command_line(["study", str(home / "study.yaml"), "--out", str(home / "out"), "--write-only"])
+    assert code == 1
+    assert "splits-clip-tiny-sigma-0.05" in capsys.readouterr().err
+    assert "Not finished" in (home / "out/results/README.md").read_text(encoding="utf-8")
+
+
+def test_another_recipe_in_the_same_folder_is_refused(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    values = study_values()
+    values["data"]["splits"]["train"]["epochs"] = 2
+    file = save(home, values)
+    assert command_line(["study", str(file), "--out", str(home / "out")]) == 2
+    assert "another train" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_taken_for_one_with_other_settings(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    file = save(home, study_values(certify={"n0": 10, "n": 300, "alpha": 0.01}))
+    assert command_line(["study", str(file), "--out", str(home / "out")]) == 2
+    assert "another certify" in capsys.readouterr().err
+
+
+# --- the pieces ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [84.0, 60.0, 45.0, 30.0, 20.0, 6.1])
+@pytest.mark.parametrize("length", [1600, 16000])
+def test_a_target_radius_reaches_its_snr_in_the_file(target: float, length: int) -> None:
+    pipe = sc.Pipeline([sc.stages.RmsNormalize(target=1.0), sc.stages.GaussianNoise(1.0), lambda x: x[:, :2]])
+    samples = torch.randint(-9000, 9000, (1, length), generator=torch.Generator().manual_seed(3))
+    clip = sc.Clip.from_array(samples.double().numpy()[0] / 2**15, RATE)
+    route = pipe.route(clip.space)
+    radius = target_radius(target, math.sqrt(length))
+    there = sc.transport.carry(route, pipe.front_trace(clip), radius, "file")
+    assert target - 0.02 < there.snr_db <= target
+
+
+def test_one_cell_for_all_targets_has_the_best_mean() -> None:
+    shares = {"a": [0.9, 0.5, 0.0], "b": [0.8, 0.6, 0.3], "c": [0.9, 0.2, 0.1]}
+    assert best_cells(shares, [60, 40, 20]) == [
+        (60, "a", 0.9),  # level with c, and the better over all targets
+        (40, "b", 0.6),
+        (20, "b", 0.3),
+        (None, "b", pytest.approx(1.7 / 3)),
+    ]
+
+
+def test_expected_draws() -> None:
+    assert expected_draws(CertifyConfig(n0=100, n=5000), 1.0) == 5100
+    settings = CertifyConfig.model_validate({"n0": 100, "n": 5000, "decide": {"radii": [0.0]}})
+    assert 100 < expected_draws(settings, 1.0) < 5100
+
+
+def test_radii_that_the_draws_cannot_reach_are_not_asked_about(clips: Path) -> None:
+    values = study_values(targets=[60, 40, 20, 3])
+    study = load_study(save(clips, values))
+    for cell in cells_of(study):
+        if cell.block.name != "chosen":
+            continue
+        settings = fits_of(study, cell, clips, clips / "out")[0].config.certify
+        assert settings.decide is not None
+        largest = certified_radius(settings.n, settings.n, settings.alpha, cell.sigma)
+        assert largest is not None
+        assert 0 == settings.decide.radii[0] < settings.decide.radii[-1] <= min(largest, 2.75 * cell.sigma)
+
+
+def _replaced(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    values = study_values()
+    place: Any = values
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (_replaced(("grid", 0, "model"), ["tinny"]), "'tinny'"),
+        (_replaced(("grid", 0, "data"), ["speech"]), "'speech'"),
+        (_replaced(("grid", 1, "vary"), {"sigma": [0.05]}), "twice"),
+        (_replaced(("grid", 1, "vary"), {"floor": [0.05]}), "sigma"),
+        (_replaced(("grid", 1, "choose"), None), "choose"),
+        (_replaced(("grid", 0, "folds"), [7]), "[7]"),
+        (_replaced(("grid", 1, "name"), "fixed"), "one name"),
+        (_replaced(("data", "folds", "folds"), [1, 2]), "three"),
+        (_replaced(("data", "splits", "set"), {}), "$seconds"),
+        (_replaced(("data", "splits", "train"), {"epoch": 3}), "epochs"),
+        (_replaced(("certify",), {"alfa": 0.1}), "alpha"),
+        (_replaced(("pipelines", "waveform"), ["mono", {"gaussian_noise": {"sigma": "$sigma"}}]), "over_sigma"),
+        (_replaced(("pipelines", "clip"), ["mono", {"gaussian_noise": {"sigma": "$sigma"}}]), "cannot take"),
+        (_replaced(("titel",), "x"), "title"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(
+    clips: Path, tmp_path: Path, values: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(clips, values)
+    assert command_line(["study", str(file), "--out", str(tmp_path / "out"), "--plan"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_block_and_jobs(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(save(clips, study_values()))
+    assert command_line(["study", file, "--out", str(tmp_path), "--only", "fixd", "--plan"]) == 2
+    assert "fixed, chosen" in capsys.readouterr().err
+    assert command_line(["study", file, "--out", str(tmp_path), "--jobs", "0"]) == 2
+
+
+def test_the_plan_counts_what_is_left(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(clips, study_values())
+    assert command_line(["study", str(file), "--out", str(tmp_path / "out"), "--plan", "--json"]) == 0
+    costs = {c["cell"]: c for c in json.loads(capsys.readouterr().out)}
+    assert costs["splits-waveform-tiny-sigma-0.05"]["passes"] == 3 * 210
+    assert costs["folds-waveform-tiny-sigma-0.3"]["to_train"] == 3
+    assert costs["folds-waveform-tiny-sigma-0.3"]["testing_clips"] == 40
+    assert all(c["train_seconds"] > 0 and c["test_seconds"] > 0 for c in costs.values())
+
+
+def test_published_figures_stand_beside_ours(done: Path) -> None:
+    study = load_study(done / "study.yaml")
+    results = collect(study, done, done / "out")
+    cell = next(c for c in results["cells"] if c["name"] == "splits-clip-tiny-sigma-0.05")["testing"]
+    results["published"] = {
+        "source": "A paper",
+        "figures": {
+            "splits/clip": {"displacement": 351, "median_radius": 0.007996},
+            "other/clip": {"snr_db": 84},
+        },
+    }
+    rows = published(results)
+    assert rows[0] == ("splits, clip: displacement", "351", f"{cell['median_displacement']:.4g}")
+    assert rows[2] == ("other, clip: snr db", "84", "not run")
+    assert "| figure | published | here |" in markdown(results, [], "a command")
+
+
+def test_nothing_finished_is_a_page_too(clips: Path, tmp_path: Path) -> None:
+    study = load_study(save(clips, study_values()))
+    results = collect(study, clips, tmp_path)
+    assert len(results["unfinished"]) == 8
+    assert explanations(results) == []
+    assert [t.name for t in tables(results)] == ["cost"]
+    assert "\\begin{table}" in latex(results, "a command")
+
+
+def test_blocks_must_know_their_radii() -> None:
+    with pytest.raises(ConfigError, match="targets: true or over_sigma"):
+        sc.study.config.validate(sc.study.config.Reach, {"targets": False}, "decide")

@@ -1,0 +1,389 @@
+"""`soundcert verify`: an honest run agrees under every policy and noise, and every kind of tampering is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import HIGH, LOW, WAVEFORM, records, tone, write, write_tone_model, write_untrained, yaml_of
+from soundcert import bounds
+from soundcert.certify import Sampling
+from soundcert.cli import run as command_line
+from soundcert.config import load_config
+from soundcert.data import load_items
+from soundcert.errors import ConfigError, RunError
+from soundcert.runs import certify_run, verify_run
+from soundcert.runs.replay import near_ties
+from soundcert.runs.verifying import recompute
+
+SIGMA = 0.15
+KINDS = {
+    "fixed": "",
+    "two-class": "bound: two-class",
+    "decide": f"decide: {{radii: [0, {SIGMA}, {2 * SIGMA}]}}",
+    "estimate": "estimate: {rel_width: 0.1}",
+    "budget": "budget: {passes: 1100}",
+}
+LATTICE = [*WAVEFORM[:4], "quantize: {log2_step: -18}", "lattice_noise: {sigma: 0.15}", *WAVEFORM[5:]]
+
+
+def make(home: Path, name: str, stages: list[str], more: str, n: int = 400) -> Path:
+    text = yaml_of(stages).replace("n: 30", f"n: {n}").replace("n0: 5", "n0: 20")
+    path = home / f"{name}.yaml"
+    path.write_text(text.replace("seed: 0}", f"seed: 0, {more}}}" if more else "seed: 0}"))
+    settings = load_config(path)
+    assert settings.data is not None
+    certify_run(
+        settings, load_items(settings.data, home), home / name, base=home, report_in=("file", "waveform")
+    )
+    return home / name
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with clips of every fate, and a finished run of every kind."""
+    root = tmp_path_factory.mktemp("verify")
+    write(root / "clips" / "low" / "even.wav", write_tone_model(root / "tones.safetensors"))
+    for i in range(2):
+        write(root / "clips" / "high" / f"{i}.wav", tone(HIGH, i))
+        write(root / "clips" / "low" / f"{i}.wav", tone(LOW, i))
+    (root / "clips" / "high" / "broken.wav").write_bytes(b"RIFF")
+    for name, more in KINDS.items():
+        make(root, name, WAVEFORM, more)
+    make(root, "lattice", LATTICE, "")
+    make(root, "lattice-decide", LATTICE, KINDS["decide"])
+    return root
+
+
+@pytest.fixture
+def copied(home: Path, tmp_path: Path) -> Path:
+    """Everything once more, to be tampered with; runs look for their files in the copy."""
+    out = tmp_path / "copy"
+    shutil.copytree(home, out)
+    for file in out.glob("*/run.json"):
+        edit(file, lambda facts: facts.update(folder=str(out)))
+    return out
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+def edit_record(run: Path, clip: str, change: Callable[[dict[str, Any]], object]) -> None:
+    rows = records(run)
+    (row,) = (r for r in rows if r["clip"].endswith(clip))
+    change(row)
+    (run / "certificates.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def found(run: Path, **kwargs: Any) -> dict[str, list[str]]:
+    """What disagrees, by the name of the check."""
+    result = verify_run(run, **{"sample": 99, **kwargs})
+    return {c.name: c.disagreements for c in result.checks if not c.agrees}
+
+
+# --- honest runs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "lattice", "lattice-decide"])
+def test_an_honest_run_agrees_in_everything(home, kind):
+    result = verify_run(home / kind, sample=99)
+    assert found(home / kind) == {}
+    assert result.agrees
+    assert [c.checked for c in result.checks if c.name == "recordings"] == [6]
+    assert {row["counts"] for row in result.sampled} <= {"identical", "explained by rounding"}
+    assert len(result.sampled) == 5
+    assert sum(row["counts"] == "identical" for row in result.sampled) >= 4
+
+
+def test_the_sample_is_by_chance_or_by_its_seed(home):
+    chosen = [
+        {r["clip"] for r in verify_run(home / "fixed", sample=2, sample_seed=s).sampled}
+        for s in (1, 1, 2, 3, 4)
+    ]
+    assert chosen[0] == chosen[1]
+    assert len({frozenset(c) for c in chosen}) > 1
+    none = verify_run(home / "fixed", sample=0)
+    assert none.agrees and none.sampled == [] and none.sample_seed is not None
+    with pytest.raises(ConfigError, match="sample must be 0 or more"):
+        verify_run(home / "fixed", sample=-1)
+
+
+def test_records_alone_need_no_files(copied):
+    shutil.rmtree(copied / "clips")
+    (copied / "tones.safetensors").unlink()
+    assert found(copied / "fixed", records_only=True) == {}
+    (words,) = found(copied / "fixed")["model and data"]
+    assert "cannot be read" in words
+
+
+def test_nothing_is_written(home):
+    before = {p: p.read_bytes() for p in (home / "decide").rglob("*") if p.is_file()}
+    verify_run(home / "decide")
+    assert {p: p.read_bytes() for p in (home / "decide").rglob("*") if p.is_file()} == before
+
+
+# --- tampering -------------------------------------------------------------------------------------
+
+
+def raised(row: dict[str, Any], count: int) -> None:
+    """A forger who knows the formulas: count, bound, radius and all that follows from them agree."""
+    from soundcert.diagnostics import norm_ratio_db
+
+    row["count"] = count
+    row["p_lower"] = bounds.clopper_pearson_lower(count, row["n"], row["alpha"])
+    row["radius"] = bounds.certified_radius(count, row["n"], row["alpha"], row["sigma"])
+    row["status"], row["label"], row["saturated"] = (
+        "certified",
+        row["candidate"],
+        row["radius"] >= row["ceiling"],
+    )
+    row["views"] = {
+        "r_over_sigma": row["radius"] / row["sigma"],
+        "snr_db": norm_ratio_db(row["object_norm"], row["radius"]),
+    }
+    row.setdefault("spaces", {})
+
+
+TAMPERED: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
+    "count": ("fixed", lambda r: r.update(count=r["count"] - 1), "p_lower is"),
+    "radius": ("fixed", lambda r: r.update(radius=r["radius"] * 1.001), "radius is"),
+    "p_lower": ("fixed", lambda r: r.update(p_lower=r["p_lower"] * 1.0001), "p_lower is"),
+    "ceiling": ("fixed", lambda r: r.update(ceiling=r["ceiling"] * 2), "ceiling is"),
+    "saturated": ("fixed", lambda r: r.update(saturated=not r["saturated"]), "saturated is"),
+    "alpha": ("fixed", lambda r: r.update(alpha=0.01), "alpha is 0.01"),
+    "sigma": ("fixed", lambda r: r.update(sigma=0.3), "sigma is 0.3"),
+    "seed": ("fixed", lambda r: r.update(seed=1), "seed is 1"),
+    "bound": ("fixed", lambda r: r.update(bound="two-class"), "bound is"),
+    "policy": ("fixed", lambda r: r.update(policy="estimate"), "policy is"),
+    "draws": ("fixed", lambda r: r.update(n=200, count=200), "the run's n is 400"),
+    "selection": ("fixed", lambda r: r.update(n0=19), "n0 20"),
+    "more than all": ("fixed", lambda r: r.update(count=401), "401 of n = 400"),
+    "label": ("fixed", lambda r: r.update(label="other"), "label is 'other'"),
+    "view": ("fixed", lambda r: r["views"].update(r_over_sigma=9.0), "r_over_sigma is 9.0"),
+    "snr": ("fixed", lambda r: r["views"].update(snr_db=1.0), "snr_db is 1.0"),
+    "status": ("fixed", lambda r: r.update(status="abstained"), "status is 'abstained'"),
+    "rival": ("two-class", lambda r: r.update(max_other=r["n"]), "max_other is"),
+    "rival's bound": ("two-class", lambda r: r.update(p_upper=0.0), "p_upper is"),
+    "level": ("lattice", lambda r: r.update(set_aside=1.0), "set_aside is 1.0"),
+    "grid": ("decide", lambda r: r.update(radii=[0.0, 9.0]), "not those of the run"),
+    "cap": ("decide", lambda r: r.update(cap=3000), "not those of the run"),
+    "off the grid": ("decide", lambda r: r.update(radius=0.2), "not among those"),
+    "decided": ("decide", lambda r: r.update(count=r["n"] // 2), "cannot have been accepted"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_number_that_does_not_follow_from_the_counts_is_found(copied, what):
+    kind, change, words = TAMPERED[what]
+    edit_record(copied / kind, "low/1.wav", change)
+    wrong = found(copied / kind, records_only=True)["bounds and radii, from the counts"]
+    assert any(words in text and "low/1.wav" in text for text in wrong), wrong
+
+
+def test_a_consistent_forgery_is_found_by_drawing_again(copied):
+    run = copied / "fixed"
+    edit_record(run, "even.wav", lambda row: raised(row, 400))
+    report = json.loads((run / "report.json").read_text())
+    from soundcert.runs import open_run
+
+    report["summary"] = json.loads(json.dumps(open_run(run).summary))
+    (run / "report.json").write_text(json.dumps(report))
+    assert found(run, sample=0) == {}  # nothing but the draws can tell
+    wrong = found(run)
+    assert list(wrong) == ["certified again"]
+    assert "400 of 400 draws gave" in wrong["certified again"][0]
+
+
+@pytest.mark.parametrize("key", ["object_norm", "gain"])
+def test_facts_about_a_clip_are_compared_when_it_is_certified_again(copied, key):
+    edit_record(copied / "fixed", "low/1.wav", lambda r: r.update({key: r[key] * 1.01}))
+    assert any(f"{key} is" in text for text in found(copied / "fixed")["certified again"])
+
+
+def test_a_radius_carried_too_far_is_found(copied):
+    edit_record(copied / "fixed", "low/1.wav", lambda r: r["spaces"]["file"].update(radius=1.0))
+    assert any("spaces.file.radius is 1.0" in text for text in found(copied / "fixed")["certified again"])
+
+
+def test_changed_audio_is_found(copied):
+    samples = tone(LOW, 1)
+    samples[5] += 1
+    write(copied / "clips" / "low" / "1.wav", samples)
+    (text,) = found(copied / "fixed")["recordings"]
+    assert "low/1.wav: the record is about" in text
+    (copied / "clips" / "low" / "1.wav").unlink()
+    wrong = found(copied / "fixed")
+    assert any("recorded and not in the data list" in t for t in wrong["clips and labels"])
+
+
+def test_a_clip_recorded_as_failed_that_can_be_used_is_found(copied):
+    write(copied / "clips" / "high" / "broken.wav", tone(HIGH, 5))
+    (text,) = found(copied / "fixed")["recordings"]
+    assert "recorded as failed" in text
+
+
+def test_a_clip_that_can_no_longer_be_read_is_found(copied):
+    (copied / "clips" / "low" / "1.wav").write_bytes(b"RIFF")
+    (text,) = found(copied / "fixed")["recordings"]
+    assert "low/1.wav cannot be read any more" in text
+
+
+def test_another_model_is_found(copied):
+    write_untrained(copied / "tones.safetensors", ["high", "low"])
+    wrong = found(copied / "fixed", sample=1)
+    assert any(text.startswith("model: the run says") for text in wrong["config, model and data list"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["certify"].update(seed=1),
+        lambda c: c["certify"].update(n0=21),
+        lambda c: c["pipeline"].insert(0, "mono"),
+        lambda c: c["pipeline"].__setitem__(4, {"gaussian_noise": {"sigma": 0.3}}),
+    ],
+    ids=["seed", "n0", "front", "sigma"],
+)
+def test_a_changed_config_is_found(copied, change):
+    edit(copied / "fixed" / "run.json", lambda facts: change(facts["config"]))
+    wrong = found(copied / "fixed", sample=0)
+    assert any(text.startswith("config: the run says") for text in wrong["config, model and data list"])
+
+
+def test_a_changed_contract_and_statement_are_found(copied):
+    edit(copied / "fixed" / "run.json", lambda facts: facts["contract"].update(post_noise=["clip()"]))
+    edit(copied / "fixed" / "run.json", lambda facts: facts.update(statement="It covers everything."))
+    wrong = found(copied / "fixed", sample=0)["config, model and data list"]
+    assert any("contract.post_noise" in text for text in wrong)
+    assert any("the statement is not the one" in text for text in wrong)
+
+
+def test_labels_and_missing_or_doubled_clips_are_found(copied):
+    run = copied / "fixed"
+    edit_record(run, "low/1.wav", lambda r: r.update(truth="high"))
+    assert any("label 'high' recorded" in t for t in found(run, sample=0)["clips and labels"])
+    rows = (run / "certificates.jsonl").read_text().splitlines(keepends=True)
+    (run / "certificates.jsonl").write_text("".join(rows[:-1]))
+    wrong = found(run, sample=0)
+    assert any("has no record" in t for t in wrong["clips and labels"])
+    assert any("not finished" in t for t in wrong["records"])
+    (run / "certificates.jsonl").write_text("".join([*rows, rows[0]]))
+    assert any("more than once" in t for t in found(run, sample=0)["records"])
+
+
+def test_a_changed_summary_is_found(copied):
+    edit(copied / "fixed" / "report.json", lambda r: r["summary"].update(smoothed_accuracy=1.0))
+    (text,) = found(copied / "fixed", sample=0)["report.json"]
+    assert "summary.smoothed_accuracy is 1.0" in text
+    (copied / "fixed" / "report.json").unlink()
+    assert found(copied / "fixed", sample=0) == {}
+
+
+def test_shares_of_a_budget_are_drawn_again(copied):
+    file = copied / "budget" / "shares.json"
+
+    def forge(shares: dict[str, Any]) -> None:
+        for entry in shares.values():
+            entry["pilot"]["count"] -= 7
+
+    edit(file, forge)
+    assert any("the pilot gave class" in t for t in found(copied / "budget")["certified again"])
+    file.write_text("{}")
+    with pytest.raises(ConfigError, match="a budget is shared"):
+        verify_run(copied / "budget")
+
+
+def test_another_machines_noise_is_judged_by_chance(copied):
+    """Where the environment differs, counts of Gaussian noise may differ: by what chance allows, and no more."""
+    run = copied / "fixed"
+    edit(run / "run.json", lambda facts: facts["environment"].update(torch="1.0"))
+    even = next(r for r in records(run) if r["clip"].endswith("even.wav"))
+
+    def recount(row: dict[str, Any], count: int) -> None:
+        row["count"] = count
+        row["p_lower"] = bounds.clopper_pearson_lower(count, row["n"], row["alpha"])
+
+    edit_record(run, "even.wav", lambda row: recount(row, even["count"] - 3))
+    result = verify_run(run, sample=99)
+    assert {r["counts"] for r in result.sampled} == {"identical", "consistent"}
+    assert result.agrees or list(found(run)) == ["report.json"]
+    edit_record(run, "even.wav", lambda row: raised(row, 400))
+    assert "certified again" in found(run)
+    # Lattice noise is the same everywhere, so that nothing is left to chance.
+    run = copied / "lattice"
+    edit(run / "run.json", lambda facts: facts["environment"].update(torch="1.0"))
+    edit_record(run, "low/1.wav", lambda row: row.update(count=row["count"] - 3))
+    assert "certified again" in found(run)
+
+
+# --- the command line ------------------------------------------------------------------------------
+
+
+def test_the_command_line_says_what_agrees_and_ends_with_its_code(home, copied, capsys):
+    assert command_line(["verify", str(home / "fixed"), "--sample", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "The run agrees." in said and "certified again" in said and "2 identical" in said
+    edit_record(copied / "fixed", "low/1.wav", lambda r: r.update(radius=1.0))
+    assert command_line(["verify", str(copied / "fixed"), "--records-only", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["agrees"] is False
+    assert any("radius is 1.0" in d for c in told["checks"] for d in c["disagreements"])
+    assert command_line(["verify", str(copied / "fixed"), "--records-only"]) == 1
+    assert "does NOT agree" in capsys.readouterr().out
+    assert command_line(["verify", str(copied)]) == 2
+
+
+def test_what_is_no_run_is_refused(copied):
+    edit(copied / "fixed" / "run.json", lambda facts: facts.pop("identity"))
+    with pytest.raises(RunError, match="nothing to verify"):
+        verify_run(copied / "fixed")
+
+
+# --- parts -----------------------------------------------------------------------------------------
+
+
+def test_near_ties_are_counted():
+    logits = torch.tensor(
+        [[1.0, 0.0], [1.0, 1.0 - 1e-6], [0.0, 1.0], [2.0, 0.5], [5.0, -torch.inf], [torch.nan, 1.0]]
+    )
+    assert near_ties(logits, 1e-4) == 1
+    assert near_ties(torch.ones(3, 2), 1e-4) == 3  # whatever decides here, it is not the logits
+    assert near_ties(logits[:, :1], 1e-4) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_honest_decisions_are_never_called_impossible(seed):
+    """Draws of a known probability through the real plan; whatever it decides must be possible by `recompute`."""
+    from soundcert.certify import bounds_of
+    from soundcert.config import Decide
+
+    rng = np.random.default_rng(seed)
+    policy = Decide(radii=(0.0, 0.5, 1.0, 2.0))
+    sampling = Sampling(n0=50, n=2000, policy=policy)
+    for p in rng.uniform(0.4, 1.0, 12):
+        plan = sampling.plan(2, 1.0, None)
+        draw = next(plan)
+        try:
+            while True:
+                draw = plan.send((rng.random(max(draw.need, draw.upto)) >= p).astype(np.int16))
+        except StopIteration as end:
+            out = end.value
+        row = bounds_of(out, sampling, 1.0)
+        radius = row.pop("_radius")
+        record = {**row, "policy": "decide", "alpha": 0.001, "seed": 0, "bound": "one-sided", "sigma": 1.0, "n": out.n,
+                  "n0": out.first, "count": int(out.counts[out.top]), "candidate": "a", "label": "a",
+                  "saturated": radius is not None and radius >= row["ceiling"], "views": {}}  # fmt: skip
+        if radius is not None:
+            record["radius"] = radius
+            record["views"] = {"r_over_sigma": radius}
+        assert list(recompute(record, sampling, 1.0)) == []
