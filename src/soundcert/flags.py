@@ -150,7 +150,8 @@ _KINDS = (
         "`fit` cuts samples away",
         "a clip is longer than the window.",
         "The model does not hear the rest: a perturbation there changes nothing, and nothing is said about it.",
-        "Use a longer window or several windows if the rest matters.",
+        "If the rest matters, put `windows` below the noise in place of `fit`, or cut the recordings into clips with "
+        "`data: {cut: {seconds: …}}` (docs/long-recordings.md).",
     ),
     FlagKind(
         "lengths-differ",

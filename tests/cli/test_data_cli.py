@@ -137,6 +137,21 @@ def test_a_list_of_files_in_place_of_the_configs_data(cli, home):
     assert ran.json["certified"] + ran.json["abstained"] == 1
 
 
+def test_the_configs_table_of_labels_goes_for_other_data_too(cli, home):
+    text = (
+        (home / "kws.yaml")
+        .read_text()
+        .replace("root: clips", "root: clips, label_map: {low: low, high: high}")
+    )
+    (home / "kws.yaml").write_text(text.replace("{low: low, high: high}", "{high: low, low: high}"))
+    (home / "clips" / "low").rename(home / "only-low")
+    (home / "more" / "low").parent.mkdir()
+    (home / "only-low").rename(home / "more" / "low")
+    ran = cli("certify", home / "kws.yaml", "--data", home / "more", "--out", home / "run", "--json")
+    assert ran.code == 0, "its entry for `high`, which these data have not, is no mistake"
+    assert ran.json["smoothed_accuracy"] == 0.0, "low is called high, as the config's table says"
+
+
 def test_help_of_data_names_get(cli):
     ran = cli("data", "--help")
     assert ran.code == 0

@@ -85,3 +85,8 @@ def test_other_data_is_cut_as_the_config_says_and_a_file_is_too(long, cli) -> No
         (f"0.wav#t={start:g},{start + 0.1:g}", "low") for start in (0, 0.1, 0.2)
     ]
     assert cli("predict", long / "cut.yaml", long / "gone.wav").code == 2
+
+
+def test_a_cut_run_is_verified_from_its_parts(long, cli) -> None:
+    assert cli("certify", long / "cut.yaml", "--out", long / "run").code == 0
+    assert cli("verify", long / "run").code == 0

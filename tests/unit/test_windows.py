@@ -294,6 +294,14 @@ def test_recordings_of_many_lengths_share_the_network_and_leave_nothing_behind(t
     assert len({id(engine) for engine in engines}) == 1, "a window is a window: one network is prepared, once"
 
 
+def test_a_model_of_any_length_keeps_few_lengths_ready(tones) -> None:
+    classifier = SmoothedClassifier(built(tones))
+    for number in range(KEPT + 3):
+        clip = sc.Clip.from_array(np.resize(tone(500.0), 1600 + 160 * number), RATE)
+        classifier.certify(clip, n0=5, n=30)
+    assert len(classifier._bases) == len(classifier._engines) == KEPT
+
+
 def test_the_passes_of_a_long_recording_stay_small(tones) -> None:
     """The largest tensor that the model's part sees is a batch of windows, not the recording's windows."""
     pipe = built(tones, {"windows": {"seconds": 0.1, "hop": 0.05}})

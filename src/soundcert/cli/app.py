@@ -68,9 +68,13 @@ def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> 
             update={"certify": validate(CertifyConfig, values, "the command line")}
         )
     if data is not None:
-        cut = settings.data.cut if settings.data else None  # part of what is certified
         kind = "manifest" if data.suffix.lower() in LIST_SUFFIXES else "folder"
-        chosen = validate(DataConfig, {"source": kind, "root": data.resolve(), "cut": cut}, "--data")
+        chosen = validate(DataConfig, {"source": kind, "root": data.resolve()}, "--data")
+        if settings.data is not None:
+            # How recordings are cut is part of what is certified; of the table of labels what these data have.
+            present = {item.label for item in load_items(chosen)} if settings.data.label_map else set()
+            table = {theirs: ours for theirs, ours in settings.data.label_map.items() if theirs in present}
+            chosen = chosen.model_copy(update={"cut": settings.data.cut, "label_map": table})
     elif settings.data is not None:
         chosen = settings.data
     else:

@@ -38,6 +38,7 @@ from soundcert.report.sounds import Sounds, choose, listen
 from soundcert.report.terminal import VIEWS
 from soundcert.report.words import length, percent, percents, plain_words, view_text, visible
 from soundcert.runs import Run
+from soundcert.runs.summary import tied
 
 CLIPS_WITH_AUDIO = 12
 _MOST_LABELS = 40
@@ -209,6 +210,7 @@ def page_data(run: Run, sounds: Sounds, reasons: Mapping[str, str]) -> dict[str,
     return {
         "curves": [curve_data(c, intervals) for c in curves(run, intervals)],
         **_ceiling_words(run),
+        "no_band": f"No interval: {reason}." if (reason := tied(run.usable)) else "",
         "labelled": any(r.get("truth") is not None for r in run.usable),
         "outcomes": [{"name": name, "key": key} for name, key in OUTCOMES],
         "clips": clip_columns(run),

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from soundcert.audio import Clip, load_clip
+from soundcert.audio import Clip
 from soundcert.certify import Sampling, SmoothedClassifier, bounds_of, conclude, level_of, set_aside
 from soundcert.classifier import Fastest, computed_by
 from soundcert.config import Budget, Config, validate
@@ -321,7 +321,7 @@ def _digests(run: Run, pipe: Pipeline, items: Sequence[Item], sampling: Sampling
 def _routes(pipe: Pipeline, items: Sequence[Item]) -> Iterator[Any]:
     for item in items:
         try:
-            yield pipe.route(load_clip(item.path, name=item.name).space)
+            yield pipe.route(item.load().space)
         except SoundcertError:
             continue
 
@@ -336,6 +336,10 @@ def _list(run: Run, items: Sequence[Item]) -> Check:
             out.see(f"{item.name} is in the data list and has no record")
         elif record.get("truth") != item.label:
             out.see(f"{item.name}: label {record.get('truth')!r} recorded, {item.label!r} in the data list")
+        elif record.get("recording") != item.recording:
+            out.see(
+                f"{item.name}: recording {record.get('recording')!r} recorded, {item.recording!r} in the data list"
+            )
         else:
             out.see()
     for name in recorded:
@@ -351,7 +355,7 @@ def _recording(
     if item is None:
         return None
     try:
-        clip = load_clip(item.path, name=item.name)
+        clip = item.load()
         route = pipe.route(clip.space)
         if record["status"] == "failed":
             route.noise.held(pipe.object_of(clip))
@@ -400,7 +404,7 @@ class _Judge:
 
     def again(self, record: Mapping[str, Any], item: Item) -> dict[str, Any]:
         """Return how one clip's draws, made again, compare with its record."""
-        clip = load_clip(item.path, name=item.name)
+        clip = item.load()
         route = self._pipe.route(clip.space)
         trace = self._pipe.front_trace(clip)
         v = route.noise.held(trace[-1])
@@ -486,7 +490,7 @@ def _plausible(a: int, n: int, b: int, m: int) -> bool:
 
 def _facts(record: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
     """Return what a record says of a clip, beside its counts, that certifying it again does not."""
-    left_out = ("clip", "truth", "seconds")  # not what a certificate says
+    left_out = ("clip", "truth", "recording", "seconds")  # not what a certificate says
     have = {key: value for key, value in record.items() if key not in left_out}
     want = {key: value for key, value in again.items() if key not in left_out}
     return [f"{record['clip']}: {text}" for text in _differences(have, want, "", _FRONT)]

@@ -136,7 +136,7 @@
     $("ceiling-note").hidden = !curve.ceiling;
     $("band-note").textContent = curve.band
       ? "Shaded: 95 % interval for the population that the clips were drawn from, sampling of clips and false certificates included. It is pointwise: it holds at any one strength that was chosen beforehand, not for the whole curve at once."
-      : curve.total ? "No interval: the draws were shared out under one budget, which ties the clips together." : "";
+      : curve.total ? page.no_band : "";
     const head = make("thead", {}, make("tr", {}, ...[curve.title, "clips", "share", "95 % interval, pointwise"].map((t) => make("th", { scope: "col" }, t))));
     const rows = curve.grid.map((g) => make("tr", {}, make("th", { scope: "row" }, minus(g[1])), make("td", {}, `${g[2]} of ${curve.total}`), make("td", {}, g[3]), make("td", {}, g[4] ? `${g[4][0]} to ${g[4][1]}` : "none")));
     $("curve-table").replaceChildren(make("caption", { class: "sr" }, `Certified accuracy by ${curve.axis}`), head, make("tbody", {}, ...rows));
