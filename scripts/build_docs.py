@@ -137,7 +137,8 @@ def configuration(source: Path, out: Path, files: list[str]) -> dict[str, object
         sys.exit(f"scripts/build_docs.py: NAV does not list {', '.join(missing)}")
     nav: list[object] = [{title: list(pages)} for title, pages in NAV.items()]
     section = next(i for i, title in enumerate(NAV) if title == "What is certified")
-    nav[section] = {"What is certified": [*NAV["What is certified"], {"Each flag": flags}]}
+    titled = [{"Flags": page} if page == "flags/README.md" else page for page in NAV["What is certified"]]
+    nav[section] = {"What is certified": [*titled, {"Each flag": flags}]}
     pages = [f"api/{module.removeprefix('soundcert.')}.md" for module in API]
     nav.append({"API": ["api/index.md", *pages]})
     nav.append({"Files": sorted(files)})
@@ -179,7 +180,7 @@ def configuration(source: Path, out: Path, files: list[str]) -> dict[str, object
         # `offline` puts the search index into a script, so that it works from the disk.
         "plugins": [{"offline": {}}, {"search": {}}, {"mkdocstrings": {"handlers": {"python": handler}}}],
         "markdown_extensions": [
-            "tables", "attr_list", "pymdownx.superfences", {"pymdownx.highlight": {"use_pygments": True}},
+            "tables", "attr_list", "pymdownx.superfences", "pymdownx.tasklist", {"pymdownx.highlight": {"use_pygments": True}},
             {"toc": {"permalink": True, "slugify": _slug}},
         ],
         "validation": {

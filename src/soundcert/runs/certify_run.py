@@ -102,9 +102,10 @@ def certify_run(
         "model": pipe.model.digest or "a callable without digest",
         "data": _digest([[item.name, item.label] for item in items]),
     }
+    settings = config.model_dump(mode="json", exclude_none=True)
     info = {
         "soundcert": _version(),
-        "config": config.model_dump(mode="json", exclude_none=True),
+        "config": settings,
         # Where the config's relative paths start, for what works on the run later.
         "folder": str((base or Path()).absolute()),
         "contract": contract.to_dict() if contract else None,
@@ -127,8 +128,8 @@ def certify_run(
         report = {
             "format": 1,
             "contract": info["contract"],
-            "certify": info["config"]["certify"],
-            "data": _data(info["config"].get("data") or {}),
+            "certify": settings["certify"],
+            "data": _data(settings.get("data") or {}),
             "summary": summary,
         }
         write_json(out / "report.json", report)
