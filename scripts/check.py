@@ -1,4 +1,4 @@
-"""Everything that has to pass: ruff, mypy, import-linter, generated pages, tests.
+"""Everything that has to pass: ruff, mypy, import-linter, generated pages, the documentation, tests.
 
 python scripts/check.py [--fix] [PYTEST ARGUMENTS]
 """
@@ -26,6 +26,7 @@ def main() -> int:
         [sys.executable, "-m", "mypy"],
         [str(TOOLS / "lint-imports")],
         [sys.executable, "scripts/make_flag_pages.py", "--check"],
+        [sys.executable, "scripts/build_docs.py"],
         [sys.executable, "-m", "pytest", "-n", "2", "-q", *rest],
     ]
     for step in steps:

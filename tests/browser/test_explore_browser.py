@@ -67,7 +67,7 @@ def served(folder: Path) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def site(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site") / "site"
-    write_site(folder, out)
+    write_site(folder, out, sigmas=(0.25, 0.5))
     return out
 
 

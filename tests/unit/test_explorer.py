@@ -233,7 +233,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "torn").mkdir()
     (folder / "torn" / "run.json").write_text("{")
     out = tmp_path_factory.mktemp("out") / "site"
-    written = write_site(folder, out)
+    written = write_site(folder, out, sigmas=(0.5,))
     assert written.reports == 2 and written.comparisons == 2
     assert len(written.left_out) == 1 and "torn" in written.left_out[0]
     return out
@@ -260,7 +260,7 @@ def test_the_site_fetches_nothing_and_its_links_lead_somewhere(site: Path) -> No
 def test_the_site_is_written_again_but_never_over_something_else(site: Path, tmp_path: Path) -> None:
     (site / "reports" / "old.html").write_text("of a run that is gone")
     write_run(tmp_path / "runs" / "a", many(4))
-    write_site(tmp_path / "runs", site)
+    write_site(tmp_path / "runs", site, sigmas=(0.25,))
     assert not (site / "reports" / "old.html").exists()
     other = tmp_path / "thesis"
     other.mkdir()

@@ -49,16 +49,24 @@ class Written:
         }
 
 
-def write_site(folder: Path, out: Path, *, audio: int = 0, progress: Tick | None = None) -> Written:
+def write_site(
+    folder: Path,
+    out: Path,
+    *,
+    audio: int = 0,
+    sigmas: Sequence[float] = SIGMAS,
+    progress: Tick | None = None,
+) -> Written:
     """Write the site of all runs under a folder.
 
     audio: clips a report that can be heard: none by default, since recordings are not everybody's to publish.
+    sigmas: noise levels of the contract builder.
     Raises ConfigError where `out` holds something else, InputError where it cannot be written.
     """
     shelf = Shelf(folder)
     try:
         _begin(out)
-        return _write(shelf, out, audio, progress or (lambda _done, _total, _what: None))
+        return _write(shelf, out, audio, sigmas, progress or (lambda _done, _total, _what: None))
     except OSError as error:
         raise InputError(
             f"cannot write to {out}: {error.strerror or error}; choose another --export"
@@ -76,7 +84,7 @@ def _begin(out: Path) -> None:
         old.unlink()
 
 
-def _write(shelf: Shelf, out: Path, audio: int, tick: Tick) -> Written:
+def _write(shelf: Shelf, out: Path, audio: int, sigmas: Sequence[float], tick: Tick) -> Written:
     places = shelf.places()
     opened: list[tuple[Place, Run]] = []
     left_out = []
@@ -91,7 +99,7 @@ def _write(shelf: Shelf, out: Path, audio: int, tick: Tick) -> Written:
             f"{len(pairs) - MOST_PAIRS} of {len(pairs)} comparisons: {MOST_PAIRS} are computed beforehand"
         )
     pairs = pairs[:MOST_PAIRS]
-    combinations = len(builder.STANDARD) * len(builder.EXTRAS) * len(SIGMAS)
+    combinations = len(builder.STANDARD) * len(builder.EXTRAS) * len(sigmas)
     total, done = len(opened) + len(pairs) + combinations, itertools.count(1)
 
     for place, run in opened:
@@ -119,7 +127,7 @@ def _write(shelf: Shelf, out: Path, audio: int, tick: Tick) -> Written:
     clip = clips.names[0]
     held = clips.get(clip)
     places_of = {}
-    for recipe, extra, sigma in itertools.product(builder.STANDARD, builder.EXTRAS, SIGMAS):
+    for recipe, extra, sigma in itertools.product(builder.STANDARD, builder.EXTRAS, sigmas):
         found = builder.slots(recipe.with_extra(extra), held, sigma=sigma)
         places_of[f"{recipe.key} {extra} {clip} {sigma:g}"] = found
         tick(next(done), total, f"{recipe.title}, σ = {sigma:g}")
@@ -129,8 +137,10 @@ def _write(shelf: Shelf, out: Path, audio: int, tick: Tick) -> Written:
         "runs": [],
         "extras": [(key, title) for key, (title, _) in builder.EXTRAS.items()],
         "clips": [clip],
-        "sigmas": list(SIGMAS),
-        "first": places_of[f"{start.key} none {clip} {start.sigma:g}"],
+        "sigmas": list(sigmas),
+        "first": places_of[
+            f"{start.key} none {clip} {start.sigma if start.sigma in sigmas else sigmas[0]:g}"
+        ],
         "ready": places_of,
     }
     _put(out / "build.html", page("build", name, choices, live=False, pages=_PAGES).text)

@@ -150,7 +150,7 @@
       ratio ? [isSnr ? "SNR-equivalent" : "Norm ratio, not an SNR", `${minus(ratio.value)} dB`, isSnr ? "of a change at that radius" : "depends on gain, unit and floor of the features"] : null,
       ["Proven for the file", p.file.proven ? p.file.snr_db === null ? (p.file.radius === "without limit" ? "no limit" : "nothing") : `${minus(p.file.snr_db)} dB` : "nothing", p.file.proven ? `radius ${p.file.radius} (full scale)` : p.file.reason],
       ["The noise itself", loud(p)[0], `${loud(p)[1]}; σ = ${found.sigma} each value`],
-      p.geometry ? ["Displacement · sensitivity", p.geometry.map(minus).join(" · "), p.geometry.join() === "1,1" ? "nothing changes the noisy object before the features" : "how far the model’s input moves, and how much of the noise is left, in units of the noise"] : ["Displacement · sensitivity", "–", "a stage below changes the shape: distances cannot be compared"],
+      p.geometry ? ["Displacement · sensitivity", p.geometry.map(minus).join(" · "), p.geometry.join() === "1,1" ? "nothing changes the noisy object" : "how far the input moves, and how much noise is left, × the noise"] : ["Displacement · sensitivity", "–", "a stage below changes the shape: distances cannot be compared"],
     ].filter(Boolean);
     box.replaceChildren(
       make("p", { class: "kind", id: "kind" }, tag(p.space, p.kind)),

@@ -129,7 +129,7 @@
       svg.append(draw("path", { class: `curve s${i}`, "stroke-dasharray": DASH[i], d: at.map(([v, share], k) => `${k ? "L" : "M"}${x(v).toFixed(1)} ${y(share).toFixed(1)}`).join("") }));
       for (const [v, share] of at) svg.append(i % 2 ? draw("rect", { class: `dot s${i}`, x: x(v) - 3.5, y: y(share) - 3.5, width: 7, height: 7 }) : draw("circle", { class: `dot s${i}`, cx: x(v), cy: y(share), r: 4 }));
       const end = at[Math.floor(at.length / (3 + i))] ?? at[0];
-      svg.append(draw("text", { class: `letter-text s${i}`, x: x(end[0]) + 8, y: y(end[1]) - 9 }, s.letter));
+      svg.append(draw("text", { class: `letter-text s${i}`, x: x(end[0]) + 8, y: y(end[1]) + (y(end[1]) < top + 16 ? 20 : -9) }, s.letter));
     }
     const caption = c.comparable ? null : make("figcaption", {}, make("b", { class: `letter s${group[0][1]}` }, group[0][0].letter), isolated(group[0][0].name));
     return make("figure", { class: "plot" }, caption, svg);
