@@ -44,6 +44,12 @@ class GlobalMean(nn.Module):
         return x.mean(dim=(2, 3))
 
 
+def _stem(width: int) -> list[nn.Module]:
+    """One channel to `width`, bands and frames halved."""
+    first = nn.Conv2d(1, width, (5, 5), stride=2, padding=2, bias=False)
+    return [AddChannel(), nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU(inplace=True))]
+
+
 def _separable(inside: int, outside: int, stride: int) -> nn.Module:
     body = nn.Sequential(
         nn.Conv2d(inside, inside, 3, stride=stride, padding=1, groups=inside, bias=False),
@@ -72,14 +78,7 @@ def ds_cnn(
     costs mostly what stands before that block. About 57 000 parameters at the defaults.
     """
     wide = width if wide is None else wide
-    layers: list[nn.Module] = [
-        AddChannel(),
-        nn.Sequential(
-            nn.Conv2d(1, width, (5, 5), stride=2, padding=2, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        ),
-    ]
+    layers = _stem(width)
     for i in range(1, blocks + 1):
         layers.append(
             _separable(width if i <= halve else wide, width if i < halve else wide, 2 if i == halve else 1)
@@ -90,14 +89,7 @@ def ds_cnn(
 
 def event_cnn(classes: int, *, width: int = 32, dropout: float = 0.2) -> nn.Sequential:
     """Small CNN for five-second environmental sounds: four halvings, widths w, 2w, 3w, 4w."""
-    layers: list[nn.Module] = [
-        AddChannel(),
-        nn.Sequential(
-            nn.Conv2d(1, width, (5, 5), stride=2, padding=2, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        ),
-    ]
+    layers = _stem(width)
     for i in range(1, 4):
         layers += [_separable(i * width, (i + 1) * width, 2), _separable((i + 1) * width, (i + 1) * width, 1)]
     layers += [GlobalMean(), nn.Dropout(dropout), nn.Linear(4 * width, classes)]
@@ -134,14 +126,7 @@ def res_cnn(
     DS-CNN's depthwise ones, and a sixth in training. About 219 000 parameters at the defaults.
     """
     widths = [min(width << i, last) for i in range(blocks)] + [last]
-    layers: list[nn.Module] = [
-        AddChannel(),
-        nn.Sequential(
-            nn.Conv2d(1, width, (5, 5), stride=2, padding=2, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        ),
-    ]
+    layers = _stem(width)
     layers += [ResidualBlock(a, b, 2) for a, b in itertools.pairwise(widths)]
     return nn.Sequential(*layers, GlobalMean(), nn.Dropout(dropout), nn.Linear(last, classes))
 
