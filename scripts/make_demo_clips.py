@@ -63,7 +63,7 @@ DEMO_LICENSE = """\
 # Licence of these clips
 
 The clips in this folder are synthetic speech: no person was recorded. `scripts/make_demo_clips.py` made them
-with espeak-ng.
+with espeak-ng. The sounds in `sounds/` are made from formulas by `scripts/make_demo_sounds.py`.
 
 To the extent possible under law, the soundcert developers have waived all copyright and related or
 neighbouring rights to them, under the

@@ -22,14 +22,14 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from .errors import InputError
+from .errors import ConfigError, InputError
 from .spaces import Space
 
 if TYPE_CHECKING:
@@ -64,19 +64,40 @@ _W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _STREAMED_SIZE = 0xFFFFFFFF
 
 
+def _limit(name: str, usual: float) -> Any:
+    """A field whose default is the environment's, as `$SOUNDCERT_MAX_SECONDS`, or else the usual one."""
+    variable = f"SOUNDCERT_{name.upper()}"
+
+    def default() -> float:
+        text = os.environ.get(variable)
+        try:
+            value = type(usual)(text) if text else usual
+        except ValueError:
+            value = -1
+        if not 0 < value < float("inf"):
+            kind = "a whole number" if isinstance(usual, int) else "a number"
+            raise ConfigError(f"${variable} must be {kind} above 0, got {text!r}")
+        return value
+
+    return field(default_factory=default)
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What `load_clip` accepts. The header is checked before anything is decoded.
+    """What `load_clip` accepts, and how long a list of clips may be.
 
-    `max_bytes` bounds both the file and its decoded samples: a few kilobytes of FLAC can hold hours
-    of silence in 64 channels.
+    A header is checked before anything is decoded. `max_bytes` bounds both the file and its decoded samples: a few
+    kilobytes of FLAC can hold hours of silence in 64 channels. The defaults are those of the environment
+    (`SOUNDCERT_MAX_SECONDS` and so on): whoever runs soundcert sets them, and never a config that came with the
+    recordings.
     """
 
-    max_seconds: float = 600.0
-    max_channels: int = 64
-    min_rate: int = 100
-    max_rate: int = 768_000
-    max_bytes: int = 2**31
+    max_seconds: float = _limit("max_seconds", 600.0)
+    max_channels: int = _limit("max_channels", 64)
+    min_rate: int = _limit("min_rate", 100)
+    max_rate: int = _limit("max_rate", 768_000)
+    max_bytes: int = _limit("max_bytes", 2**28)
+    max_list_bytes: int = _limit("max_list_bytes", 2**26)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -136,13 +157,14 @@ class Clip:
             raise InputError(
                 f"{name!r}: expected an array of shape (frames,) or (channels, frames), got {values.shape}"
             )
-        if values.shape[0] > Limits.max_channels:
+        limits = Limits()
+        if values.shape[0] > limits.max_channels:
             raise InputError(
-                f"{name!r}: expected (channels, frames) with at most {Limits.max_channels} channels, got "
+                f"{name!r}: expected (channels, frames) with at most {limits.max_channels} channels, got "
                 f"{values.shape}; transpose it if the frames come first"
             )
         samples, bits = _to_samples(values, name)
-        return cls(samples, _checked_rate(rate, name, Limits()), name, bits)
+        return cls(samples, _checked_rate(rate, name, limits), name, bits)
 
     @property
     def channels(self) -> int:
@@ -363,7 +385,7 @@ def _regular_file_size(path: str, name: str, limits: Limits) -> int:
     if status.st_size > limits.max_bytes:
         raise InputError(
             f"{name!r}: expected at most {limits.max_bytes} bytes, got {status.st_size}; "
-            "cut it, or raise Limits(max_bytes=...)"
+            "cut it, or raise $SOUNDCERT_MAX_BYTES"
         )
     return status.st_size
 
@@ -383,7 +405,7 @@ def _check_header(file: soundfile.SoundFile, name: str, limits: Limits) -> None:
     if file.channels > limits.max_channels:
         raise InputError(
             f"{name!r}: expected at most {limits.max_channels} channels, got {file.channels}; "
-            "split it, or raise Limits(max_channels=...)"
+            "split it, or raise $SOUNDCERT_MAX_CHANNELS"
         )
 
 
@@ -393,13 +415,13 @@ def _check_size(frames: int, channels: int, rate: int, subtype: str, name: str, 
     if seconds > limits.max_seconds:
         raise InputError(
             f"{name!r}: expected at most {limits.max_seconds:g} s, got {seconds:.1f} s; "
-            "cut it, or raise Limits(max_seconds=...)"
+            "cut it, or raise $SOUNDCERT_MAX_SECONDS"
         )
     decoded = frames * channels * (4 if subtype in _PCM_BITS else 8)
     if decoded > limits.max_bytes:
         raise InputError(
             f"{name!r}: expected at most {limits.max_bytes} bytes of decoded samples, got {decoded}; "
-            "cut it, or raise Limits(max_bytes=...)"
+            "cut it, or raise $SOUNDCERT_MAX_BYTES"
         )
 
 
@@ -411,7 +433,7 @@ def _checked_rate(rate: Any, name: str, limits: Limits) -> int:
     if not limits.min_rate <= number <= limits.max_rate:
         raise InputError(
             f"{name!r}: expected a rate of {limits.min_rate} to {limits.max_rate} Hz, got {number}; "
-            "resample it"
+            "resample it, or set $SOUNDCERT_MIN_RATE and $SOUNDCERT_MAX_RATE"
         )
     return number
 

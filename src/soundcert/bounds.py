@@ -252,8 +252,8 @@ def accuracy_interval(
     `fixed_set_accuracy_lower`.)
 
     It holds for one radius that was chosen before the counts were seen, not for a whole curve at once
-    (`accuracy_band` does), and neither for clips that are copies of one another nor for speakers or recordings
-    shared between clips. per_clip_alpha = 0 gives the plain interval of an accuracy without certificates.
+    (`accuracy_band` does), and neither for clips that are copies of one another nor for speakers or
+    recordings shared between clips. per_clip_alpha = 0 gives the plain interval of an accuracy without certificates.
     Source: ours; Cohen et al., appendix, correct for false certificates on a fixed test set only.
     """
     s, size, level, a = _accuracy_arguments(successes, m, confidence_alpha, per_clip_alpha)

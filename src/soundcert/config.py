@@ -22,7 +22,9 @@ from soundcert.models.loaders import BUILT_IN, PACKAGE, hf, is_loader, loader_of
 from soundcert.stages import Model, Stage, known_stages, stage_class
 from soundcert.stages.model import BUNDLED
 
-MAX_CONFIG_BYTES = 1_000_000
+MAX_CONFIG_BYTES = 200_000  # more would take the YAML parser seconds
+MAX_KEYS = 20_000
+MAX_DIGITS = 400
 StageSpec = str | Mapping[str, Mapping[str, Any] | None]
 
 
@@ -243,6 +245,12 @@ def _owner(model: type[BaseModel] | None, path: Iterable[int | str]) -> type[Bas
 class _Loader(yaml.SafeLoader):
     """Safe, and strict: of two equal keys the last would win in silence."""
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        # Merge keys of merge keys double what they hold at every step.
+        if len(node.value) > MAX_KEYS:
+            raise yaml.YAMLError(f"a mapping of more than {MAX_KEYS} keys (line {node.start_mark.line + 1})")
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
@@ -252,6 +260,18 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.YAMLError(f"the key {key.value!r} is given twice (line {line})")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    # Not left to Python's limit: YAML's 1:1:1… is a number to the base 60, and takes the square of its length.
+    if len(node.value) > MAX_DIGITS:
+        raise yaml.YAMLError(f"a number of {len(node.value)} characters (line {node.start_mark.line + 1})")
+    whole = node.tag.endswith(":int")
+    return loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -264,7 +284,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OSError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping with `pipeline`, got {type(values).__name__}")

@@ -1,10 +1,10 @@
-"""The demo: bundled models, bundled clips, three contracts, and why one radius is not another."""
+"""The demo: bundled models, bundled clips, three contracts, and why one radius is not another; and other sounds."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -67,12 +67,23 @@ class DemoContract:
 
 
 @dataclass(frozen=True)
+class DemoSounds:
+    """Environmental sounds under the waveform contract: another model, longer clips."""
+
+    clips: tuple[Clip, ...]
+    truths: tuple[str, ...]
+    pipeline: tuple[str, ...]
+    certificates: tuple[Certificate, ...]
+
+
+@dataclass(frozen=True)
 class DemoResult:
     """Everything that the demo shows."""
 
     clips: tuple[Clip, ...]
     truths: tuple[str, ...]
     contracts: tuple[DemoContract, ...]
+    sounds: DemoSounds
     n: int
     seed: int
 
@@ -95,6 +106,13 @@ class DemoResult:
                 }
                 for c in self.contracts
             ],
+            "sounds": {
+                "pipeline": list(self.sounds.pipeline),
+                "certificates": [
+                    {**cert.to_dict(), "truth": truth}
+                    for cert, truth in zip(self.sounds.certificates, self.sounds.truths, strict=True)
+                ],
+            },
         }
 
 
@@ -106,30 +124,43 @@ def demo_folder() -> Path:
 def run_demo(
     *, n: int = 1000, seed: int = 0, progress: Callable[[int, int, str], None] | None = None
 ) -> DemoResult:
-    """Certify the bundled clips under every contract."""
+    """Certify the bundled clips under every contract, and the bundled sounds under one."""
     folder = demo_folder()
-    items = load_items(load_config(folder / "waveform.yaml").data or _no_data(), folder)
-    clips = tuple(item.load() for item in items)
-    total = len(CONTRACTS) * len(clips)
-    results = []
-    for number, (key, title, summary) in enumerate(CONTRACTS):
+    clips, truths = _clips(folder / "waveform.yaml")
+    sounds, kinds = _clips(folder / "sounds.yaml")
+    total = len(CONTRACTS) * len(clips) + len(sounds)
+    done = 0
+
+    def certify(key: str, title: str, chosen: Sequence[Clip]) -> tuple[Pipeline, tuple[Certificate, ...]]:
+        nonlocal done
         config = load_config(folder / f"{key}.yaml")
         pipe = Pipeline.from_config(config, folder)
         classifier = SmoothedClassifier(pipe)
         certificates = []
-        for clip in clips:
+        for clip in chosen:
             certificates.append(
                 classifier.certify(clip, n0=config.certify.n0, n=n, alpha=config.certify.alpha, seed=seed)
             )
+            done += 1
             if progress:
-                progress(number * len(clips) + len(certificates), total, f"{title}: {clip.name}")
+                progress(done, total, f"{title}: {clip.name}")
+        return pipe, tuple(certificates)
+
+    results = []
+    for key, title, summary in CONTRACTS:
+        pipe, certificates = certify(key, title, clips)
         left = tuple(leaves_ball_at(pipe, clip, cert) for clip, cert in zip(clips, certificates, strict=True))
         results.append(
-            DemoContract(
-                key, title, summary, tuple(pipe.describe()), pipe.noise_index, tuple(certificates), left
-            )
+            DemoContract(key, title, summary, tuple(pipe.describe()), pipe.noise_index, certificates, left)
         )
-    return DemoResult(clips, tuple(str(item.label) for item in items), tuple(results), n, seed)
+    pipe, certificates = certify("sounds", "Environmental sounds", sounds)
+    heard = DemoSounds(sounds, kinds, tuple(pipe.describe()), certificates)
+    return DemoResult(clips, truths, tuple(results), heard, n, seed)
+
+
+def _clips(config: Path) -> tuple[tuple[Clip, ...], tuple[str, ...]]:
+    items = load_items(load_config(config).data or _no_data(), config.parent)
+    return tuple(item.load() for item in items), tuple(str(item.label) for item in items)
 
 
 def _no_data() -> Any:
@@ -177,11 +208,11 @@ def _flac(samples: torch.Tensor, rate: int, level: float) -> str:
 
 
 def players(result: DemoResult) -> list[tuple[str, str]]:
-    """Return for each clip the original and one noisy copy of the waveform contract, at one loudness."""
+    """Return for each clip, and then each sound, the original and one noisy copy of the waveform, at one loudness."""
     folder = demo_folder()
-    pipe = Pipeline.from_yaml(folder / "waveform.yaml")
+    speech, sounds = (Pipeline.from_yaml(folder / f"{key}.yaml") for key in ("waveform", "sounds"))
     out = []
-    for clip in result.clips:
+    for pipe, clip in [*((speech, c) for c in result.clips), *((sounds, c) for c in result.sounds.clips)]:
         route = pipe.route(clip.space)
         v = pipe.object_of(clip)
         stream = noise_stream(NoiseKey(result.seed, "diagnostics", clip.digest), route.noise)

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from soundcert.errors import ConfigError, MissingDependencyError, ModelError, SoundcertError, did_you_mean
-from soundcert.models import optimise
+from soundcert.models import freeze, optimise
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16"]
@@ -84,7 +84,7 @@ class Engine:
         self.engine: EngineName = engine
         self.precision: Precision = precision
         self.version = str(version)
-        self.module = run if isinstance(run, nn.Module) else module
+        self.module = module or (run if isinstance(run, nn.Module) else None)
 
     def __call__(self, x: Tensor) -> Tensor:
         with torch.inference_mode():  # folded weights refuse to run where gradients are recorded
@@ -114,7 +114,8 @@ def prepare(network: Run, example: Tensor, engine: str = "torch", precision: str
             )
         return Engine(network)
     if (name, bits) == ("torch", "fp32"):
-        return Engine(optimise(network, example))  # compares by itself
+        fast = optimise(network, example)  # compares by itself, and so does freeze
+        return Engine(freeze(fast, example) if fast is not network else fast, module=fast)
     if network.training:
         raise ModelError(f"engine {name!r} needs a model in evaluation mode: call model.eval() first")
     packages = _load(name)

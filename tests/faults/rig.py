@@ -6,6 +6,7 @@ The model is a Python function beside the config. Files beside it tell it what t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -217,3 +218,23 @@ def marks(home: Path, **calls: int) -> None:
 
 def copied(home: Path, to: Path) -> Path:
     return Path(shutil.copytree(home, to, ignore=shutil.ignore_patterns("logs", "whole")))
+
+
+@contextlib.contextmanager
+def bounded(seconds: int = 20, gigabytes: float = 1.0) -> Iterator[None]:
+    """Fail here, and not hang, what takes longer or more memory than that beyond what this process has."""
+    have = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+
+    def late(_: int, __: object) -> None:
+        raise AssertionError(f"it takes more than {seconds} s")
+
+    handler = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    resource.setrlimit(resource.RLIMIT_AS, (have + int(gigabytes * 2**30), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from soundcert.audio import Clip, Limits, load_clip
-from soundcert.errors import InputError
+from soundcert.errors import ConfigError, InputError
 
 RATE = 16_000
 
@@ -347,6 +347,31 @@ def test_limits_on_rate_and_channels(write):
     refused(write("b.wav", tone(), 1_000_000), "expected a rate")
     refused(write("c.wav", tone(10, 8)), "at most 2 channels, got 8", limits=Limits(max_channels=2))
     assert load_clip(write("d.wav", tone(), 10), limits=Limits(max_seconds=1e4, min_rate=1)).rate == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("MAX_SECONDS", "0.001", r"at most 0.001 s, got .* raise \$SOUNDCERT_MAX_SECONDS"),
+        ("MAX_CHANNELS", "1", r"at most 1 channels, got 2; .* raise \$SOUNDCERT_MAX_CHANNELS"),
+        ("MIN_RATE", "32000", r"a rate of 32000 to 768000 Hz, got 16000; .*\$SOUNDCERT_MIN_RATE"),
+        ("MAX_RATE", "8000", r"a rate of 100 to 8000 Hz, got 16000"),
+        ("MAX_BYTES", "50", r"at most 50 bytes, got \d+; .* raise \$SOUNDCERT_MAX_BYTES"),
+    ],
+)
+def test_limits_are_set_by_the_environment(write, monkeypatch, name, value, words):
+    path = write("a.wav", tone(1000, 2), 16_000)
+    load_clip(path)
+    monkeypatch.setenv(f"SOUNDCERT_{name}", value)
+    refused(path, words)
+    for wrong in ("much", "-1", "0", "nan"):
+        monkeypatch.setenv(f"SOUNDCERT_{name}", wrong)
+        with pytest.raises(
+            ConfigError, match=rf"\$SOUNDCERT_{name} must be a.* number above 0, got '{wrong}'"
+        ):
+            load_clip(path)
+    monkeypatch.setenv(f"SOUNDCERT_{name}", "")
+    load_clip(path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="bytes in file names are a POSIX thing")

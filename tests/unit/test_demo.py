@@ -16,7 +16,7 @@ from soundcert.cli import run
 from soundcert.demo import CONTRACTS, DemoResult, run_demo, write_page
 from soundcert.errors import ConfigError, InputError
 from soundcert.models import bundled
-from soundcert.report.demo import columns, demo_page
+from soundcert.report.demo import columns, demo_page, sound_rows
 from soundcert.runs.schema import record_schema
 
 LINKING = (
@@ -36,7 +36,7 @@ LINKING = (
 @pytest.fixture(scope="module")
 def result() -> DemoResult:
     try:
-        for name in ("kws-waveform", "kws-features"):
+        for name in ("kws-waveform", "kws-features", "esc10-waveform"):
             bundled(name)
     except ConfigError as error:
         pytest.skip(f"the bundled models are not there: {error}")
@@ -106,6 +106,23 @@ def test_the_bundled_models_know_the_bundled_clips(result):
         assert len(by_key[key].correct(result.truths)) >= 9
 
 
+def test_the_sounds_are_known_and_certified_for_the_file(result, page):
+    sounds = result.sounds
+    assert len(sounds.clips) == 3
+    assert [c.clip for c in sounds.certificates] == [clip.name for clip in sounds.clips]
+    good = [
+        c for c, truth in zip(sounds.certificates, sounds.truths, strict=True)
+        if c.status == "certified" and c.candidate == truth
+    ]  # fmt: skip
+    assert len(good) == 3
+    for certificate in good:
+        assert certificate.contract.dimension == 80_000
+        assert certificate.in_space("file").radius > 0
+    text = Elements(page.read_text("utf-8")).text
+    for row in sound_rows(result):
+        assert all(" ".join(cell.split()) in text for cell in row)
+
+
 def test_radii_of_the_waveform_hold_for_the_file(result):
     waveform = next(entry for entry in result.contracts if entry.key == "waveform")
     for certificate in waveform.correct(result.truths):
@@ -155,7 +172,7 @@ def test_the_page_has_every_contract_with_its_statement(page, result):
 def test_the_page_plays_every_clip_twice(page, result):
     found = Elements(page.read_text("utf-8"))
     players = [attributes for tag, attributes in found.elements if tag == "audio"]
-    assert len(players) == 2 * len(result.clips)
+    assert len(players) == 2 * (len(result.clips) + len(result.sounds.clips))
     assert len({player["src"] for player in players}) == len(players)
     assert all(player["aria-label"] for player in players)
 
@@ -166,7 +183,8 @@ def test_the_page_escapes_what_it_shows(result):
     truths = ("<b>up</b>", *result.truths[1:])
     contracts = tuple(dataclasses.replace(entry, title=f"<i>{entry.key}</i>") for entry in result.contracts)
     changed = dataclasses.replace(result, clips=clips, truths=truths, contracts=contracts)
-    text = demo_page(changed, [("data:audio/flac;base64,AA==", "data:audio/flac;base64,AA==")] * len(clips))
+    sound = ("data:audio/flac;base64,AA==", "data:audio/flac;base64,AA==")
+    text = demo_page(changed, [sound] * (len(clips) + len(result.sounds.clips)))
     found = Elements(text)
     assert not {"script", "i", "b"} & {tag for tag, _ in found.elements}
     assert html.escape("<script>", quote=False) in text
@@ -184,7 +202,7 @@ def test_the_results_stand_beside_the_page(page, result):
             c for c in entry["certificates"] if c["status"] == "certified" and c["label"] == c["truth"]
         ]
         assert entry["certified_and_correct"] == len(correct)
-        for record in entry["certificates"]:
+        for record in (*entry["certificates"], *kept["sounds"]["certificates"]):
             assert not mistakes(record, schema)
 
 

@@ -330,7 +330,7 @@ def test_comparisons_are_the_librarys(served: Served, folder: Path) -> None:
     ("query", "code", "said"),
     [
         ([], 422, "choose 2 to 6"), ([("run", "a")], 422, "choose 2"), ([("run", "x"), ("run", "y")], 404, "no such run"),
-        ([("run", "x")] * 7, 422, "choose 2 to 6"), ([("run", "x"), ("run", "y"), ("axis", "mel")], 422, "axis"),
+        ([("run", "x")] * 7, 422, "choose 2 to 6"),
     ],
 )  # fmt: skip
 def test_comparisons_that_cannot_be(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import soundcert as sc
 from soundcert.classifier import BaseClassifier, refuse_training_mode, votes
 from soundcert.errors import ConfigError, ModelError
-from soundcert.models import build_network, optimise
+from soundcert.models import build_network, freeze, optimise
 from soundcert.pipeline import Pipeline
 from soundcert.randomness import NoiseKey, NoiseStream
 from soundcert.sampling import Job, count_votes
@@ -401,6 +401,33 @@ def test_the_folded_network_equals_the_original(name, seed):
         assert float(expected.std()) > 1e-3
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+
+
+@pytest.mark.parametrize("name", ["ds_cnn", "event_cnn", "res_cnn"])
+def test_the_frozen_network_equals_the_original(name):
+    torch.manual_seed(3)
+    network = random_statistics(build_network(name, 5, {"width": 8}), 3)
+    fast = optimise(network, images(1, 24, 30))
+    program = freeze(fast, images(1, 24, 30))
+    assert program is not fast
+    with torch.inference_mode():
+        for size in (1, 5, 16, 40):
+            fresh = torch.randn(size, 24, 30, generator=torch.Generator().manual_seed(size))
+            expected = network(fresh)
+            torch.testing.assert_close(program(fresh.clone()), expected, rtol=1e-4, atol=1e-4)
+            assert torch.equal(program(fresh.clone()), program(fresh.clone()))
+
+
+class Branches(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if float(x.abs().max()) < 5 else -x)
+
+
+@pytest.mark.parametrize("kind", [Branches, nn.Sequential])
+def test_only_a_network_without_branches_is_frozen(kind):
+    network = kind(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 2)).eval()
+    fast = optimise(network, images(1, 1, 8, 8))
+    assert (freeze(fast, images(1, 1, 8, 8)) is fast) == (kind is Branches)
 
 
 def test_one_dimensional_and_shared_convolutions_fold_rightly():

@@ -116,9 +116,16 @@ class Target:
         return NoiseKey(self.seed, "attack" if purpose == "attack" else "verification", self.claim.digest)
 
     def object(self, delta: Tensor) -> Tensor:
-        """Return φ(x + δ) as noise is added to it, `(*shape)`; delta is flat."""
+        """Return φ(x + δ) as noise is added to it, `(*shape)`; delta is flat.
+
+        On a lattice, a δ of the object itself is rounded towards it, so that it gets no longer.
+        """
         with torch.no_grad():
-            return self.front.route.noise.held(self._moved(delta)[0])
+            return self.front.route.noise.held(self._on_lattice(self._moved(delta)[0]))
+
+    def _on_lattice(self, u: Tensor) -> Tensor:
+        step = self.front.route.noise.lattice
+        return u if step is None else self.front.v + torch.trunc((u - self.front.v) / step) * step
 
     def _moved(self, delta: Tensor) -> Tensor:
         x = self.front.x
@@ -246,8 +253,7 @@ def inside_ball(
     target must see the certified object itself (space "object"). Returns None for a radius of 0, which covers no
     perturbation. See `Inside` for what counts as a violation.
     """
-    claim, noise = target.claim, target.front.route.noise
-    v = noise.held(target.front.v)
+    claim, noise, v = target.claim, target.front.route.noise, target.front.v
     length = INSIDE * claim.radius
     if not length > 0:
         return None
@@ -263,10 +269,8 @@ def inside_ball(
             break
         delta = -slope * (length / norm)
     # The object as the model hears it: what float32 or the lattice makes of v + δ, and how far that really is from v.
-    if noise.lattice:  # towards v, so that it gets no further away
-        delta = torch.trunc(delta / noise.lattice) * noise.lattice
-    u = noise.held(noise.value(v) + delta.reshape(v.shape))
-    moved = noise.value(u) - noise.value(v)
+    u = target.object(delta)
+    moved = noise.value(u) - noise.value(noise.held(v))
     size = float(torch.linalg.vector_norm(moved))
     if not size < claim.radius:
         return None

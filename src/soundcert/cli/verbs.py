@@ -32,9 +32,15 @@ def demo(
     from soundcert.report.demo import demo_view
     from soundcert.report.terminal import print_view
 
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)  # now, and not after the work
-    with bar("certifying") as tick:
-        result = run_demo(n=n, seed=seed, progress=tick)
+    try:
+        with bar("certifying") as tick:
+            result = run_demo(n=n, seed=seed, progress=tick)
+    except BaseException:
+        if made:
+            out.rmdir()
+        raise
     page = write_page(result, out)
     if as_json:
         print_json(result.to_dict())

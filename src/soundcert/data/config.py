@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def without_roots(values: Any) -> Any:
     if isinstance(values, dict):
         return {key: without_roots(item) for key, item in values.items() if key != "root"}
     return [without_roots(item) for item in values] if isinstance(values, list) else values
+
+
+def split_words(data: Mapping[str, Any]) -> str | None:
+    """Return which part of the data a config takes, in words; None where neither it nor the source says."""
+    if data.get("split"):
+        return str(data["split"])
+    if data.get("folds"):
+        return f"folds {', '.join(map(str, data['folds']))}"
+    return "all clips of the list" if data.get("source") in ("folder", "manifest") else None
 
 
 def _label(value: Any) -> Any:

@@ -6,11 +6,12 @@ import csv
 import io
 import os
 import posixpath
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ..audio import Clip, load_clip, load_part
+from ..audio import Clip, Limits, load_clip, load_part
 from ..errors import ConfigError, InputError
 
 AUDIO_SUFFIXES = frozenset(
@@ -107,6 +108,17 @@ def normal_name(file: str) -> str:
 
 def read_text(path: Path) -> str:
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(
+                f"expected a list in a regular file, got a folder, pipe or device: {str(path)!r}"
+            )
+        most = Limits().max_list_bytes
+        if status.st_size > most:
+            raise InputError(
+                f"{path.name}: expected a list of at most {most} bytes, got {status.st_size}; raise "
+                "$SOUNDCERT_MAX_LIST_BYTES"
+            )
         held = path.read_bytes()
     except OSError as error:
         raise InputError(f"expected a readable list, got {error.strerror}: {str(path)!r}") from None

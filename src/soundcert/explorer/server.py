@@ -22,7 +22,6 @@ from starlette.routing import Route
 
 from soundcert.audit import audit
 from soundcert.compare import compare
-from soundcert.compare.result import Axis
 from soundcert.errors import ConfigError, RunError, SoundcertError
 from soundcert.explorer import builder
 from soundcert.explorer.clips import MOST_BYTES, Clips
@@ -127,13 +126,13 @@ class Explorer:
         return {**words, "stages": stages, "noise": pipe.noise_index, "n": result.n, "alpha": f"{result.alpha:g}",
                 "sigma": f"{chosen.sigma:g}", "clip": _clip_words(held)}  # fmt: skip
 
-    def compare(self, keys: Sequence[str], space: str, axis: Axis | None) -> dict[str, Any]:
+    def compare(self, keys: Sequence[str], space: str) -> dict[str, Any]:
         if not 2 <= len(keys) <= _MOST_RUNS:
             raise ConfigError(f"choose 2 to {_MOST_RUNS} runs")
         places = [self.shelf.find(key) for key in keys]
         runs = [self.shelf.open(place) for place in places]
         with self._slow:
-            found = compare(runs, None if space == "object" else space, axis=axis)
+            found = compare(runs, None if space == "object" else space)
         return comparison_words(found, [place.name for place in places])
 
     def add(self, content: bytes, name: str) -> dict[str, Any]:
@@ -175,12 +174,7 @@ def make_app(folder: Path, *, hosts: Sequence[str] = (), audio: int = 12) -> Sta
 
     async def comparing(request: Request) -> Response:
         asked = request.query_params
-        axis = asked.get("axis")
-        if axis not in (None, "snr_db", "radius"):
-            raise ConfigError(f"axis must be snr_db or radius, got {axis!r}")
-        found = await run_in_threadpool(
-            explorer.compare, asked.getlist("run"), asked.get("in", "object"), axis
-        )
+        found = await run_in_threadpool(explorer.compare, asked.getlist("run"), asked.get("in", "object"))
         return JSONResponse(found)
 
     async def building(request: Request) -> Response:
@@ -189,10 +183,12 @@ def make_app(folder: Path, *, hosts: Sequence[str] = (), audio: int = 12) -> Sta
             sigma = float(asked.get("sigma", "0.5"))
         except ValueError:
             raise ConfigError("sigma must be a number") from None
-        given = [
-            asked.get(key, other) for key, other in (("recipe", "log-mel"), ("clip", ""), ("extra", "none"))
-        ]
-        return JSONResponse(await run_in_threadpool(explorer.slots, *given, sigma))
+        recipe, clip, extra = (
+            asked.get("recipe", "log-mel"),
+            asked.get("clip", ""),
+            asked.get("extra", "none"),
+        )
+        return JSONResponse(await run_in_threadpool(explorer.slots, recipe, clip, extra, sigma))
 
     async def auditing(request: Request) -> Response:
         asked = request.query_params

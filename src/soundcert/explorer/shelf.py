@@ -115,7 +115,7 @@ class Shelf:
                 raise RunError(f"{name} is larger than {MOST_BYTES // 10**6} MB: it is not opened here")
 
     def _mark(self, place: Place) -> object:
-        out = []
+        out: list[tuple[int, int, int] | None] = []
         for name in (RUN, RECORDS, ATTACKS):
             try:
                 status = (place.path / name).stat()

@@ -124,7 +124,7 @@ def _write(shelf: Shelf, out: Path, audio: int, tick: Tick) -> Written:
         places_of[f"{recipe.key} {extra} {clip} {sigma:g}"] = found
         tick(next(done), total, f"{recipe.title}, σ = {sigma:g}")
     start = builder.STANDARD[0]
-    data = {
+    choices: dict[str, Any] = {
         "recipes": [(r.key, r.title) for r in builder.STANDARD],
         "runs": [],
         "extras": [(key, title) for key, (title, _) in builder.EXTRAS.items()],
@@ -133,7 +133,7 @@ def _write(shelf: Shelf, out: Path, audio: int, tick: Tick) -> Written:
         "first": places_of[f"{start.key} none {clip} {start.sigma:g}"],
         "ready": places_of,
     }
-    _put(out / "build.html", page("build", name, data, live=False, pages=_PAGES).text)
+    _put(out / "build.html", page("build", name, choices, live=False, pages=_PAGES).text)
     return Written(out / "index.html", len(opened), len(ready), tuple(left_out))
 
 

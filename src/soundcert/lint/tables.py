@@ -123,6 +123,9 @@ def _read(rows: Iterable[list[str]], header: list[str], at: dict[str, int], out:
             out.add(header[i], value, 2)
         elif i in varying and (field := resolve(header[i])):
             out.put(field[0], header[i], "given for each clip", 1)
+    if status_at is not None:
+        # A column that says how each clip ended says how often the classifier abstained, if only that it never did.
+        out.put("abstained", header[status_at], str(sum(said)), 1)
     out.rows(
         rows_of_texts(
             radii, lines, Place(out.file, 1),

@@ -25,7 +25,19 @@ MAX_DEPTH = 40
 MAX_YAML = 131_072
 _RESULTS = ("results", "result", "experiments", "rows", "runs", "tables", "reports", "datasets")
 # Blocks of digests and machines, whose keys are not fields.
-_ASIDE = ("identity", "digest", "digests", "environment", "evidence", "subject", "train", "training")
+# Radii carried to other spaces have stages and radii of their own, under the names of the certificate's.
+_ASIDE = (
+    "identity",
+    "digest",
+    "digests",
+    "environment",
+    "evidence",
+    "subject",
+    "train",
+    "training",
+    "spaces",
+    "chain",
+)
 
 
 @dataclass(frozen=True)

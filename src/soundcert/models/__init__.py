@@ -1,7 +1,7 @@
 """Reference networks, weight files and the bundled zoo."""
 
 from soundcert.models.networks import NETWORKS, build_network, check_network
-from soundcert.models.optimise import optimise
+from soundcert.models.optimise import freeze, optimise
 from soundcert.models.weights import LoadedModel, bundled, load_weights, save_weights
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "build_network",
     "bundled",
     "check_network",
+    "freeze",
     "load_weights",
     "optimise",
     "save_weights",

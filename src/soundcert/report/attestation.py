@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from soundcert.data.config import split_words
 from soundcert.errors import RunError, SoundcertError
 from soundcert.models import bundled, load_weights
 from soundcert.report.attestation_schema import REPORT_TYPE
@@ -88,13 +89,18 @@ def report(run: Run, notes: list[str] | None = None) -> dict[str, Any]:
         "statement": run.statement,
         "not_claimed": list(plain_words(run).not_claimed),
         "certify": {**run.certify, "policy": policy_of(run)},
-        "data": {"name": data_name(run), **{k: data[k] for k in keep if k in data}},
+        "data": {"name": data_name(run), **_split(data), **{k: data[k] for k in keep if k in data}},
         "labels": [str(label) for label in info.get("labels") or ()],
         "engine": info.get("engine"),
         "environment": info.get("environment"),
         "summary": run.summary,
         "warnings": [*run.warnings, *(notes or ())],
     }
+
+
+def _split(data: Mapping[str, Any]) -> dict[str, str]:
+    words = split_words(data)
+    return {} if words is None else {"split": words}
 
 
 def model_name(run: Run) -> str | None:

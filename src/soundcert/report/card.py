@@ -12,12 +12,22 @@ from typing import Any
 
 import yaml
 
+from soundcert.data.config import split_words
 from soundcert.errors import RunError
 from soundcert.report.attestation import model_name
+from soundcert.report.stated import stated
 from soundcert.report.study import Row, accuracy_rows, data_name, labelled, policy_of, some_warnings
 from soundcert.report.words import visible
 from soundcert.runs import Run
 
+#: What each metric says beside its contract and settings, under these names.
+_STATED = (
+    "Sampling rate",
+    "Clip length",
+    "Abstained",
+    "Median SNR-equivalent (dB)",
+    "Median norm ratio (dB)",
+)
 _SPLITS = {"testing": "test", "training": "train"}
 
 
@@ -62,8 +72,8 @@ def front_matter(run: Run) -> dict[str, Any]:
             metrics.append(_metric(name, row, about, {axis: row.value}))
     data = run.config.get("data") or {}
     dataset: dict[str, Any] = {"name": _line(data_name(run)), "type": _line(data.get("source") or "unknown")}
-    if data.get("split"):
-        dataset["split"] = _SPLITS.get(data["split"], _line(data["split"]))
+    if (part := split_words(data)) is not None:
+        dataset["split"] = _SPLITS.get(part, _line(part))
     dataset["args"] = {
         "clips": run.total,
         **(
@@ -90,7 +100,7 @@ def front_matter(run: Run) -> dict[str, Any]:
 
 def _about(run: Run) -> dict[str, Any]:
     keys = ["kind", "certified_object", "perturbation_location", "gain_policy", "unit", "norm"]
-    keys += [key for key in ("post_noise", "windows", "vote", "cut") if run.contract.get(key)]
+    keys += ["noise", "post_noise", *(key for key in ("windows", "vote", "cut") if run.contract.get(key))]
     first = run.usable[0]
     settings = {key: run.certify.get(key, first.get(key)) for key in ("n0", "n", "alpha", "bound", "seed")}
     return {
@@ -98,6 +108,7 @@ def _about(run: Run) -> dict[str, Any]:
         "sigma": first["sigma"],
         "policy": policy_of(run),
         **{key: value for key, value in settings.items() if value is not None},
+        **{_line(name).lower().replace(" ", "_"): value for name, value in stated(run) if name in _STATED},
     }
 
 

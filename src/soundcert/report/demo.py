@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -129,6 +130,14 @@ def lessons(result: DemoResult) -> list[str]:
             f"alone (and leaves {clipped[1]:.0%} of the noise); the gain to one peak level, {peak[0]:.2g} times. The "
             f"radii of these two contracts are about the waveform before that change, not about what the model hears."
         )
+    wide = [c for c, t in zip(result.sounds.certificates, result.sounds.truths, strict=True)
+            if c.status == "certified" and c.candidate == t]  # fmt: skip
+    if wide:
+        longer = result.sounds.certificates[0].contract.dimension / wave.certificates[0].contract.dimension
+        out.append(
+            f"The sounds below last {longer:g} times as long as the words: at one radius and one RMS their "
+            f"SNR-equivalent reads {10 * math.log10(longer):.2f} dB higher, for the length alone."
+        )
     saturated = sum(c.saturated for entry in result.contracts for c in entry.certificates)
     out.append(
         f"{saturated} of the certificates are at the Monte-Carlo ceiling: all {result.n} draws agreed, so the "
@@ -154,9 +163,44 @@ def demo_view(result: DemoResult) -> RenderableType:
         clips.add_column(entry.title, justify="right")
     for i, (clip, truth) in enumerate(zip(result.clips, result.truths, strict=True)):
         clips.add_row(clip.name, *(cell(entry.certificates[i], truth) for entry in result.contracts))
-    parts: list[RenderableType] = [table, Text(), clips, Text()]
+    sounds = Table(
+        title=f"Environmental sounds, another model: noise on the waveform, σ = {_sound_sigma(result):g} × clip RMS",
+        title_style="bold", pad_edge=False,
+    )  # fmt: skip
+    for name in SOUND_COLUMNS:
+        sounds.add_column(name, overflow="fold")
+    for row in sound_rows(result):
+        sounds.add_row(*map(Text, row))
+    parts: list[RenderableType] = [table, Text(), clips, Text(), sounds, Text()]
     parts += [Text(f"• {line}") for line in lessons(result)]
     return Group(*parts)
+
+
+SOUND_COLUMNS = ("sound", "answer", "radius (× clip RMS)", "SNR-equivalent", "proven for the file")
+
+
+def _sound_sigma(result: DemoResult) -> float:
+    return result.sounds.certificates[0].sigma
+
+
+def sound_rows(result: DemoResult) -> list[tuple[str, ...]]:
+    """Return the environmental sounds' certificates as text, in the order of SOUND_COLUMNS."""
+    out: list[tuple[str, ...]] = []
+    for cert, truth in zip(result.sounds.certificates, result.sounds.truths, strict=True):
+        if cert.status == "abstained":
+            out.append((cert.clip, "abstains", "-", "-", "-"))
+            continue
+        right = "" if cert.candidate == truth else ", which is wrong"
+        out.append(
+            (
+                cert.clip,
+                cert.candidate.replace("_", " ") + right,
+                format_down(cert.radius, significant=3) + (" (ceiling)" if cert.saturated else ""),
+                f"{format_up(cert.norm_ratio_db, decimals=1)} dB",
+                _file_snr([cert]),
+            )
+        )
+    return out
 
 
 def cell(cert: Certificate, truth: str) -> str:
@@ -184,9 +228,14 @@ def demo_page(result: DemoResult, players: Sequence[tuple[str, str]]) -> str:
             "cells": [cell(entry.certificates[i], truth) for entry in result.contracts],
         }
         for i, (clip, truth, (original, noisy)) in enumerate(
-            zip(result.clips, result.truths, players, strict=True)
+            zip(result.clips, result.truths, players[: len(result.clips)], strict=True)
         )
     ]
+    heard = [
+        {"cells": row[1:], "name": row[0], "original": original, "noisy": noisy}
+        for row, (original, noisy) in zip(sound_rows(result), players[len(result.clips) :], strict=True)
+    ]
     return environment.get_template("demo.html.j2").render(
-        result=result, columns=shown, names=_names(shown), rows=rows, lessons=lessons(result)
-    )
+        result=result, columns=shown, names=_names(shown), rows=rows, lessons=lessons(result),
+        sounds=heard, sound_columns=SOUND_COLUMNS, sound_sigma=_sound_sigma(result),
+    )  # fmt: skip

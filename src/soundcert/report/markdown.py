@@ -18,6 +18,7 @@ from soundcert.report.facts import (
     tiles,
 )
 from soundcert.report.findings import run_flags
+from soundcert.report.stated import stated
 from soundcert.report.terminal import VIEWS
 from soundcert.report.words import length, percent, percents, plain_words, view_text, visible
 from soundcert.runs import Run
@@ -45,9 +46,16 @@ def markdown(run: Run) -> str:
     out += [f"> **Warning:** {escaped(w)}\n" for w in run.warnings]
     out += [f"{escaped(line)}\n" for line in words.covered]
     out += ["**Not claimed**", "", *(f"- {escaped(line)}" for line in words.not_claimed), ""]
+    out += [
+        "## Stated, field by field",
+        *_table(("field", "value"), [[escaped(k), escaped(v)] for k, v in stated(run)]),
+    ]
     figures = [[escaped(t[key]) for key in ("name", "value", "more")] for t in tiles(run)]
     ends = [f"{sum(outcome(r) == k for r in run.records)} {name}" for k, (name, _) in enumerate(OUTCOMES)]
-    out += ["## Figures", *_table(("", "", ""), [*figures, ["Clips", escaped(", ".join(ends)), ""]])]
+    out += [
+        "## Figures",
+        *_table(("", "", ""), [*figures, ["How the clips ended", escaped(", ".join(ends)), ""]]),
+    ]
     out += ["## Certified accuracy", ""]
     out += ["Intervals are pointwise: each holds at one strength that was chosen beforehand."]
     out += [line for curve in curves(run) for line in _curve(curve)]

@@ -17,6 +17,7 @@ from typing import Any
 
 from soundcert.errors import RunError
 from soundcert.report.forms import optional
+from soundcert.report.stated import stated
 from soundcert.report.study import some_warnings
 from soundcert.report.terminal import VIEWS
 from soundcert.runs import Run
@@ -24,7 +25,16 @@ from soundcert.runs.schema import record_schema
 
 #: What a spreadsheet takes for the start of a formula; the wide forms count in some languages.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-_ABOUT = ("kind", "certified_object", "perturbation_location", "unit")
+_ABOUT = (
+    "kind",
+    "certified_object",
+    "perturbation_location",
+    "gain_policy",
+    "unit",
+    "norm",
+    "noise",
+    "post_noise",
+)
 _NESTED = ("views", "spaces")
 
 
@@ -37,6 +47,7 @@ def table(run: Run) -> tuple[dict[str, str], list[dict[str, Any]]]:
     spaces = sorted({name for r in run.records for name in r.get("spaces") or ()})
     columns = {"run": "string", "clip": "string", "status": "string"}
     columns |= {f"contract.{key}": "string" for key in _ABOUT}
+    columns |= dict.fromkeys(_list(run), "string")
     used = {key for r in run.records for key in r}
     columns |= {
         key: _kind(schema)
@@ -60,7 +71,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
 def _row(run: Run, record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {key: record[key] for key in columns if key in record}
     row["run"] = run.name
-    row |= {f"contract.{key}": str(run.contract[key]) for key in _ABOUT if key in run.contract}
+    row |= {f"contract.{key}": _words(run.contract[key]) for key in _ABOUT if key in run.contract}
+    row |= _list(run)
     for name, value in (record.get("views") or {}).items():
         falling = name in VIEWS and VIEWS[name][2]
         row[f"views.{name}"] = (float("-inf") if falling else float("inf")) if value is None else value
@@ -74,6 +86,22 @@ def _row(run: Run, record: Mapping[str, Any], columns: Mapping[str, str]) -> dic
     if run.warnings:
         row["run_warnings"] = " | ".join(some_warnings(run, 20))
     return row
+
+
+def _list(run: Run) -> dict[str, str]:
+    """Return what is said of the whole list of clips, as far as the run tells it."""
+    said = dict(stated(run))
+    names = {
+        "data.dataset": "Data set",
+        "data.split": "Split",
+        "clip.rate": "Sampling rate",
+        "clip.length": "Clip length",
+    }
+    return {column: said[name] for column, name in names.items() if name in said}
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
 # --- CSV -------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from soundcert.classifier import Fastest, computed_by, default_batch, fastest, u
 from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
 from soundcert.data import Item
+from soundcert.data.config import split_words
 from soundcert.errors import ConfigError, ModelError, ResourceError, RunError, SoundcertError, did_you_mean
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot
@@ -82,9 +83,10 @@ def certify_run(
         for name in report_in:
             check_space(route, name)
     identity = identity_of(pipe, items, sampling, report_in, engine)
+    settings = config.model_dump(mode="json", exclude_none=True)
     info = {
         "soundcert": _version(),
-        "config": config.model_dump(mode="json", exclude_none=True),
+        "config": settings,
         # Where the config's relative paths start, for what works on the run later.
         "folder": str((base or Path()).absolute()),
         "contract": contract.to_dict() if contract else None,
@@ -106,7 +108,14 @@ def certify_run(
                 if progress:
                     progress(Progress(len(run.done), len(items), record))
             summary = summarise(run.done.values())
-            write_json(out / "report.json", {"format": 1, "contract": info["contract"], "summary": summary})
+            report = {
+                "format": 1,
+                "contract": info["contract"],
+                "certify": settings["certify"],
+                "data": _data(settings.get("data") or {}),
+                "summary": summary,
+            }
+            write_json(out / "report.json", report)
     except ResourceError as error:
         raise RunError(f"{error}; what was recorded is kept, go on with --resume") from error
     return summary
@@ -136,6 +145,11 @@ def identity_of(
         "model": pipe.model.digest or "a callable without digest",
         "data": _digest([[item.name, item.label] for item in items]),
     }
+
+
+def _data(data: dict[str, Any]) -> dict[str, Any]:
+    part = split_words(data)
+    return data if part is None else {**data, "split": part}
 
 
 def _shares(

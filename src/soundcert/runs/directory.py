@@ -20,6 +20,9 @@ from soundcert.errors import RunError
 
 RUN, RECORDS, LOCK = "run.json", "certificates.jsonl", ".lock"
 FORMAT = 1
+#: Of run.json and its kin; the shares of a million clips under a budget need about as much.
+MAX_JSON_BYTES = 2**28
+MAX_LINE_BYTES = 2**24
 
 
 class RunDirectory:
@@ -102,6 +105,8 @@ def take_lock(path: Path) -> IO[str]:
     """Lock a run directory for writing until the handle is closed; RunError where another process has it."""
     import fcntl
 
+    if (path / LOCK).exists() and not (path / LOCK).is_file():
+        raise RunError(f"{path / LOCK} must be a file, and is a folder, pipe or device")
     lock = (path / LOCK).open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,18 +126,18 @@ def repaired(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return out
     whole = 0
-    with file.open("r+b") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                record = json.loads(line)
-                record["clip"]
-            except (ValueError, KeyError, TypeError):
-                raise RunError(f"{file}, line {number}, is not a record of soundcert") from None
-            out.append(record)
-            whole += len(line)
-        lines.truncate(whole)
+    for number, line in enumerate(lines_of(file), start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            record = json.loads(line)
+            record["clip"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise RunError(f"{file}, line {number}, is not a record of soundcert") from None
+        out.append(record)
+        whole += len(line)
+    if whole < file.stat().st_size:
+        os.truncate(file, whole)
     return out
 
 
@@ -143,6 +148,17 @@ def encode_json(values: object, indent: int | None = None) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return json.dumps(values, indent=indent, allow_nan=False, sort_keys=True).encode()
+
+
+def lines_of(file: Path) -> Iterator[bytes]:
+    """Yield the lines of a file of records, ends included; RunError where one is longer than any record."""
+    if not file.is_file():  # a pipe would be waited for
+        raise RunError(f"{file} must be a file, and is a folder, pipe or device")
+    with file.open("rb") as handle:
+        while line := handle.readline(MAX_LINE_BYTES + 1):
+            if len(line) > MAX_LINE_BYTES:
+                raise RunError(f"{file} has a line of more than {MAX_LINE_BYTES} bytes, which is no record")
+            yield line
 
 
 def append_line(handle: IO[bytes], record: Mapping[str, Any], path: Path, advice: str) -> None:
@@ -175,8 +191,10 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:  # a pipe would be waited for
+            raise ValueError
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise RunError(f"cannot read {path}: it is missing or not JSON") from None
     if not isinstance(values, dict):
         raise RunError(f"{path} must hold a JSON object")
@@ -185,7 +203,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a run directory; a torn last line is left out."""
-    with (path / RECORDS).open("rb") as records:
-        for line in records:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+    for line in lines_of(path / RECORDS):
+        if line.endswith(b"\n"):
+            yield json.loads(line)

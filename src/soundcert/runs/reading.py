@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from soundcert.errors import RunError
-from soundcert.runs.directory import FORMAT, RECORDS, RUN, read_json
+from soundcert.runs.directory import FORMAT, RECORDS, RUN, lines_of, read_json
 from soundcert.runs.schema import record_fields
 from soundcert.runs.summary import summarise
 
@@ -126,19 +126,19 @@ def find_runs(folder: Path, limit: int = 1000) -> list[Path]:
 
 
 def _lines(file: Path, warnings: list[str], *, needed: bool = True) -> list[dict[str, Any]]:
-    if not file.is_file():
+    if not file.exists():
         if needed:
             warnings.append(f"{file.name} is missing: no clip is recorded")
         return []
     out = []
-    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), start=1):
+    for number, line in enumerate(lines_of(file), start=1):
         try:
             if not line.endswith(b"\n"):
                 raise ValueError
             record = json.loads(line)
             if not (isinstance(record, dict) and isinstance(record.get("clip"), str)):
                 raise ValueError
-        except ValueError:
+        except (ValueError, RecursionError):
             torn = "torn" if not line.endswith(b"\n") else "not a record"
             warnings.append(f"{file.name}, line {number}, is {torn} and left out")
             continue

@@ -34,7 +34,7 @@ class Recordings:
         its name; InputError where the file cannot be read.
         """
         name = record["clip"]
-        problem: SoundcertError = RunError(
+        gone = RunError(
             f"{self.path} has a certificate for {name!r}, which its data list no longer holds: restore the data"
         )
         if name in self.items:
@@ -44,7 +44,8 @@ class Recordings:
             )
         else:
             places = [item for key, item in self.items.items() if moved and _last(key) == _last(name)]
-            other = problem
+            other = gone
+        problem: SoundcertError = gone
         for item in places:
             try:
                 clip = item.load(name)

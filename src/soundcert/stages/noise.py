@@ -190,6 +190,5 @@ def fine_step(sigma: float) -> int:
 
 def is_power_of_two(x: float) -> bool:
     """Return whether x is a power of two that float32 scales by exactly."""
-    return (
-        isinstance(x, int | float) and 0 < x < math.inf and math.frexp(x)[0] == 0.5 and 2**-60 <= x <= 2**60
-    )
+    number = isinstance(x, int | float) and not isinstance(x, bool) and 2**-60 <= x <= 2**60
+    return number and math.frexp(x)[0] == 0.5

@@ -54,7 +54,8 @@ def run_study(
         _prepare(fit)
     with _workers(jobs) as submit:
         _all([submit(train_fit, fit) for fit in everything], tell)
-    wanted = chosen_folders(study, [fit.cell for fit in everything], out)
+    # Among all cells that were looked at, in whatever call: a part of the grid must not choose by itself.
+    wanted = chosen_folders(study, cells_of(study), out)
     testing = [fit for fit in everything if fit.cell.block.test == "all" or fit.folder in wanted]
     with _workers(jobs) as submit:
         _all([submit(test_fit, fit) for fit in testing], tell)

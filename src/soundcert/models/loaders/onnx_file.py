@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,11 @@ def load_onnx(request: Request) -> Loaded:
     path, name = request.path, request.name
     refuse_pickle(path, "an ONNX file")
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        model = onnx.load(str(path), load_external_data=False)
+        graph = model.graph
     except Exception as error:
         raise ModelError(f"{name} is not an ONNX file, or damaged: {first_line(error)}") from error
-    beside = _external(graph, path)
+    beside = _external(model, path)
     if hasattr(ort, "disable_telemetry_events"):
         ort.disable_telemetry_events()  # on by default on Windows
     settings = ort.SessionOptions()
@@ -185,17 +186,30 @@ def _words(shape: list[Any]) -> str:
     return "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
 
 
-def _external(graph: Any, path: Path) -> list[Path]:
+def _messages(message: Any) -> Iterator[Any]:
+    """Yield a protobuf message and every message inside it: tensors also stand in nodes, subgraphs and functions."""
+    waiting = [message]
+    while waiting:
+        here = waiting.pop()
+        yield here
+        for descriptor, value in here.ListFields():
+            if descriptor.message_type is not None:
+                waiting += [value] if hasattr(value, "ListFields") else list(value)
+
+
+def _external(model: Any, path: Path) -> list[Path]:
     """Return the files that hold weights beside the graph; they belong to the digest."""
     folder = path.resolve().parent
     places = set()
-    for tensor in graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                places.add(entry.value)
+    for message in _messages(model):
+        if message.DESCRIPTOR.name == "TensorProto":
+            places |= {entry.value for entry in message.external_data if entry.key == "location"}
     out = []
     for place in sorted(places):
-        file = (folder / place).resolve()
+        try:
+            file = (folder / place).resolve()
+        except (OSError, ValueError, RuntimeError):  # a NUL in it, a loop of links
+            file = Path()
         if not file.is_relative_to(folder):
             raise ModelError(f"{path.name} asks for weights outside its own folder ({place!r}): refused")
         if not file.is_file():

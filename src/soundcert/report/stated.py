@@ -1,0 +1,111 @@
+"""What every report has to state, field by field: the same facts in each form, under names that `lint` asks for.
+
+A field that the run did not record is left out, so that whoever reads the report, or lints it, asks for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from soundcert.bounds import format_down, format_up
+from soundcert.data.config import split_words
+from soundcert.report.study import data_name, labelled
+from soundcert.runs import Run
+
+_NOISES = {"gaussian_noise": "Gaussian, independent for each value"}
+_FEATURES = ("log_mel", "mfcc", "spectrogram", "kaldi_fbank")
+
+
+def clock_of(run: Run) -> tuple[int | None, float | None]:
+    """Return the sampling rate in hertz and the length in seconds of a clip where the noise is added, if known.
+
+    Features refuse any rate but their own, so that it is the clip's; a resampler gives the rate that it makes.
+    """
+    rate: int | None = None
+    seconds: float | None = None
+    for entry in run.config.get("pipeline") or ():
+        name, fields = next(iter(entry.items())) if isinstance(entry, Mapping) and entry else (entry, None)
+        fields = fields if isinstance(fields, Mapping) else {}
+        if name in _FEATURES and rate is None:
+            rate = _whole(fields.get("rate", 16_000))
+        elif name == "resample":
+            rate = _whole(fields.get("rate"))
+        elif name == "fit" and isinstance(fields.get("seconds"), int | float):
+            seconds = float(fields["seconds"])
+    size = run.contract.get("dimension")
+    if seconds is None and run.about_waveform and rate and isinstance(size, int):
+        seconds = size / rate
+    return rate, seconds
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def stated(run: Run) -> list[tuple[str, str]]:
+    """Return the fields with their values as text, in the order to be read. Radii are rounded down, decibels up."""
+    c, certify, summary = run.contract, run.certify, run.summary
+    rate, seconds = clock_of(run)
+    first: Mapping[str, Any] = run.usable[0] if run.usable else {}
+    out: list[tuple[str, object]] = [
+        ("Certified object", c.get("certified_object")),
+        ("Perturbation location", c.get("perturbation_location")),
+        ("Gain policy", c.get("gain_policy")),
+        ("Changes after the noise", _changes(c)),
+        ("Noise family", _NOISES.get(str(c.get("noise")), c.get("noise"))),
+        ("σ", _number(c.get("sigma"))),
+        ("Unit", c.get("unit")),
+        ("Norm", {"l2": "ℓ2"}.get(str(c.get("norm")), c.get("norm"))),
+        *((key, _number(certify.get(key, first.get(key)))) for key in ("n0", "n")),
+        ("α", _number(certify.get("alpha", first.get("alpha")))),
+        ("Bound", certify.get("bound", first.get("bound"))),
+        ("Seed", _number(certify.get("seed", first.get("seed")))),
+        ("Data set", data_name(run) if run.config.get("data") else None),
+        ("Split", split_words(run.config.get("data") or {})),
+        ("Number of clips", summary["clips"]),
+        ("Sampling rate", f"{rate} Hz" if rate else None),
+        ("Clip length", f"{seconds:g} s" if seconds else None),
+        ("Abstained", f"{summary['abstained']} of {len(run.usable)}"),
+        ("Accuracy interval", _interval(run)),
+    ]  # fmt: skip
+    if "median_radius" in summary:
+        out.append(("Median radius", format_down(summary["median_radius"], significant=6)))
+    for key, name in (
+        ("median_snr_db", "Median SNR-equivalent (dB)"),
+        ("median_norm_ratio_db", "Median norm ratio (dB)"),
+    ):
+        if key in summary:
+            out.append((name, format_up(summary[key], decimals=2)))
+    if "median_radius" in summary:
+        out.append(("Medians over", summary["medians_over"]))
+    if summary["certified"]:
+        share = math.floor(1000 * summary["saturated_share_of_certified"]) / 10
+        out.append(("Saturated certificates", f"{share:.1f} % of the certified"))
+    ceilings = {r["ceiling"] for r in run.usable}
+    if len(ceilings) == 1:
+        out.append(("Monte-Carlo ceiling", format_down(ceilings.pop(), significant=6)))
+    return [(name, str(value)) for name, value in out if value is not None]
+
+
+def _changes(contract: Mapping[str, Any]) -> str | None:
+    changes = contract.get("post_noise")
+    if not isinstance(changes, list):
+        return None
+    return ", ".join(map(str, changes)) or "none"
+
+
+def _number(value: object) -> str | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return repr(value)
+
+
+def _interval(run: Run) -> str | None:
+    ends = run.summary.get("smoothed_accuracy_interval_95")
+    if ends:
+        return f"{format_down(ends[0], decimals=4)} to {format_up(ends[1], decimals=4)}, 95 %, of the smoothed accuracy"
+    if any(r.get("policy") == "budget" for r in run.usable):
+        return "none under a budget: a clip's draws depend on the other clips"
+    return None if labelled(run) else "none: the clips have no labels"

@@ -1,0 +1,92 @@
+"""Our own reports under our own lint: of a correct run each form misses nothing but what it truly lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers import IN_FEATURES, WAVEFORM, folder_of_tones, write_tone_model, yaml_of
+from soundcert.cli import run as cli
+from soundcert.lint import lint_report
+from soundcert.report.stated import clock_of, stated
+from soundcert.runs import open_run
+from synthetic import many, write_run
+
+#: What a form cannot say: a table of clips has no interval for the whole list.
+LACKS = {"csv": {"interval for the data set"}}
+FORMS = {"md": "report.md", "csv": "clips.csv", "model-index": "card.md", "in-toto": "report.intoto.json"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    write_tone_model(folder / "tones.safetensors")
+    folder_of_tones(folder / "clips", each=3)
+    for name, stages in (("waveform", WAVEFORM), ("features", IN_FEATURES)):
+        (folder / f"{name}.yaml").write_text(yaml_of(stages))
+        call = [
+            "certify",
+            str(folder / f"{name}.yaml"),
+            "--out",
+            str(folder / name),
+            "--report-in",
+            "file",
+            "--json",
+        ]
+        assert cli(call) == 0
+    return folder
+
+
+def found_in(path: Path) -> tuple[set[str], list[str]]:
+    """Return the fields that are asked for, and what else is more than a note."""
+    missing, others = set(), []
+    for finding in lint_report(path)[1]:
+        if finding.rule == "missing":
+            missing.add(finding.message.removeprefix("not stated: "))
+        elif finding.level != "note":
+            others.append(f"{finding.rule}: {finding.message}")
+    return missing, others
+
+
+@pytest.mark.parametrize("form", ["run", "report.json", *FORMS])
+@pytest.mark.parametrize("name", ["waveform", "features"])
+def test_a_correct_report_of_ours_passes(runs: Path, tmp_path: Path, name: str, form: str) -> None:
+    run = runs / name
+    if form == "run":
+        path = run
+    elif form == "report.json":
+        path = run / "report.json"
+    else:
+        path = tmp_path / FORMS[form]
+        assert cli(["report", str(run), "--format", form, "--out", str(path)]) == 0
+    missing, others = found_in(path)
+    assert missing == LACKS.get(form, set())
+    assert others == []
+
+
+def test_what_a_run_did_not_record_is_asked_for(tmp_path: Path) -> None:
+    """Negative control: the forms do not make up what is not there."""
+    path = write_run(tmp_path / "r", many(20), contract={}, config={"pipeline": []})
+    out = tmp_path / "report.md"
+    assert cli(["report", str(path), "--format", "md", "--out", str(out)]) == 0
+    missing, _ = found_in(out)
+    assert {"certified object", "data set", "sampling rate", "clip length"} <= missing
+    names = dict(stated(open_run(path)))
+    assert "Certified object" not in names and "Sampling rate" not in names
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "rate", "seconds"),
+    [
+        ([{"fit": {"seconds": 2.0}}, {"gaussian_noise": {"sigma": 1}}, {"log_mel": {}}], 16_000, 2.0),
+        ([{"resample": {"rate": 8000}}, {"gaussian_noise": {"sigma": 1}}], 8000, 2.0),
+        (["mono", {"gaussian_noise": {"sigma": 1}}], None, None),
+        ([{"log_mel": {"rate": 22_050}}, {"gaussian_noise": {"sigma": 1}}], 22_050, 16_000 / 22_050),
+    ],
+)  # fmt: skip
+def test_rate_and_length_are_read_off_the_pipeline(
+    tmp_path: Path, pipeline: list[object], rate: object, seconds: object
+) -> None:
+    run = open_run(write_run(tmp_path / "r", many(3), config={"pipeline": pipeline}))
+    assert clock_of(run) == (rate, seconds)
