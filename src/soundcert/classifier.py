@@ -116,8 +116,8 @@ class BaseClassifier:
         """
         # Of windows there are batches enough in a few rows.
         size = max(2, min(self.micro_batch, 4) if self.windows else self.micro_batch)
-        noise = torch.empty(size, *self.shape, device=self.device)
-        rows = noise_stream(key, self.noise).noisy_(noise, v.to(self.device))
+        rows = torch.empty(size, *self.shape, device=self.device)
+        rows = noise_stream(key, self.noise).noisy_(rows, v.to(self.device))
         middle = size // 2
         with torch.inference_mode():
             reference = self(rows.clone())

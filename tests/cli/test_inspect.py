@@ -128,8 +128,8 @@ def test_code_needs_trust(cli, kind) -> None:
 def test_a_model_that_always_says_the_same_is_told_apart(cli) -> None:
     """Nothing is seen of determinism where every answer is equal."""
     note = "every probe got the same answer"
-    assert note in cli("inspect", "mymodel:silent", "--shape", "1600").out
-    assert note not in cli("inspect", "mymodel:logits", "--shape", "1600").out
+    assert note in cli("inspect", "mymodel:silent", "--shape", "1600", "--trust").out
+    assert note not in cli("inspect", "mymodel:logits", "--shape", "1600", "--trust").out
 
 
 @pytest.mark.usefixtures("home")
