@@ -292,6 +292,17 @@ def test_a_finished_run_is_not_taken_for_one_with_other_settings(
     assert "another certify" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["study.yaml", "study-small.yaml"])
+def test_the_studies_of_the_repository_are_read(name: str) -> None:
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    study = load_study(configs / name)
+    for cell in cells_of(study):
+        for fit in fits_of(study, cell, configs, Path("out")):
+            sc.Pipeline.from_config(fit.config, configs, training=True)
+    # Whatever a figure stands for is said beside it.
+    assert all(data.note for data in study.data.values())
+
+
 # --- the pieces ------------------------------------------------------------------------------------
 
 
