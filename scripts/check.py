@@ -1,4 +1,7 @@
-"""Everything that has to pass: ruff, mypy, import-linter, generated pages, tests.
+"""Everything that has to pass: ruff, mypy, import-linter, generated pages, tests, and the coverage of the mathematics.
+
+All of the tests together have to run every line and branch of the files that pyproject.toml names under
+[tool.coverage.run]; a part of the tests is not asked to.
 
 python scripts/check.py [--fix] [PYTEST ARGUMENTS]
 """
@@ -20,13 +23,14 @@ def main() -> int:
     rest = [a for a in arguments if a != "--fix"]
     # One torch thread a test process: the processes share the cores already.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    gate = [] if rest else ["--cov", "--cov-config=pyproject.toml"]
     steps = [
         [str(TOOLS / "ruff"), "format", *([] if fix else ["--check"]), "."],
         [str(TOOLS / "ruff"), "check", *(["--fix"] if fix else []), "."],
         [sys.executable, "-m", "mypy"],
         [str(TOOLS / "lint-imports")],
         [sys.executable, "scripts/make_flag_pages.py", "--check"],
-        [sys.executable, "-m", "pytest", "-n", "2", "-q", *rest],
+        [sys.executable, "-m", "pytest", "-n", "2", "-q", *gate, *rest],
     ]
     for step in steps:
         print(
