@@ -349,8 +349,6 @@ def test_accuracy_interval():
     assert bounds.accuracy_interval(10, 10, 0.05, 0.001).upper == 1.0
 
 
-@pytest.mark.parametrize("a", [0.0, 0.001, 0.05, 0.4])
-@pytest.mark.parametrize("m", [1, 5, 20])
 def test_a_band_shares_its_alpha_out_over_its_radii():
     band = bounds.accuracy_band([90, 80, 80, 12], 100, 0.05, 0.001)
     assert band == [bounds.accuracy_interval(s, 100, 0.0125, 0.001) for s in (90, 80, 80, 12)]
@@ -359,6 +357,8 @@ def test_a_band_shares_its_alpha_out_over_its_radii():
         bounds.accuracy_band([], 9, 0.05, 0.0)
 
 
+@pytest.mark.parametrize("a", [0.0, 0.001, 0.05, 0.4])
+@pytest.mark.parametrize("m", [1, 5, 20])
 def test_the_fixed_set_bound_inverts_its_test(m, a):
     for level in (0.2, 0.06, 0.0012):
         for s in range(m + 1):
