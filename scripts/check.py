@@ -1,9 +1,9 @@
 """Everything that has to pass: ruff, mypy, import-linter, generated pages, tests, and the coverage of the mathematics.
 
-All of the tests together have to run every line and branch of the files that pyproject.toml names under
-[tool.coverage.run]; a part of the tests is not asked to.
+With --coverage, all of the tests together have to run every line and branch of the files that pyproject.toml names
+under [tool.coverage.run].
 
-python scripts/check.py [--fix] [PYTEST ARGUMENTS]
+python scripts/check.py [--fix] [--coverage] [PYTEST ARGUMENTS]
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ TOOLS = Path(sys.executable).parent
 def main() -> int:
     arguments = sys.argv[1:]
     fix = "--fix" in arguments
-    rest = [a for a in arguments if a != "--fix"]
+    rest = [a for a in arguments if a not in ("--fix", "--coverage")]
     # One torch thread a test process: the processes share the cores already.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    gate = [] if rest else ["--cov", "--cov-config=pyproject.toml"]
+    gate = ["--cov", "--cov-config=pyproject.toml"] if "--coverage" in arguments else []
     steps = [
         [str(TOOLS / "ruff"), "format", *([] if fix else ["--check"]), "."],
         [str(TOOLS / "ruff"), "check", *(["--fix"] if fix else []), "."],
