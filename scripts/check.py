@@ -1,6 +1,10 @@
-"""Everything that has to pass: ruff, mypy, import-linter, generated pages, the documentation, tests.
+"""Everything that has to pass: ruff, mypy, import-linter, generated pages, the documentation, tests, and on demand the
+coverage of the mathematics.
 
-python scripts/check.py [--fix] [PYTEST ARGUMENTS]
+With --coverage, all of the tests together have to run every line and branch of the files that pyproject.toml names
+under [tool.coverage.run].
+
+python scripts/check.py [--fix] [--coverage] [PYTEST ARGUMENTS]
 """
 
 from __future__ import annotations
@@ -17,9 +21,10 @@ TOOLS = Path(sys.executable).parent
 def main() -> int:
     arguments = sys.argv[1:]
     fix = "--fix" in arguments
-    rest = [a for a in arguments if a != "--fix"]
+    rest = [a for a in arguments if a not in ("--fix", "--coverage")]
     # One torch thread a test process: the processes share the cores already.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    gate = ["--cov", "--cov-config=pyproject.toml"] if "--coverage" in arguments else []
     steps = [
         [str(TOOLS / "ruff"), "format", *([] if fix else ["--check"]), "."],
         [str(TOOLS / "ruff"), "check", *(["--fix"] if fix else []), "."],
@@ -27,7 +32,7 @@ def main() -> int:
         [str(TOOLS / "lint-imports")],
         [sys.executable, "scripts/make_flag_pages.py", "--check"],
         [sys.executable, "scripts/build_docs.py"],
-        [sys.executable, "-m", "pytest", "-n", "2", "-q", *rest],
+        [sys.executable, "-m", "pytest", "-n", "2", "-q", *gate, *rest],
     ]
     for step in steps:
         print(

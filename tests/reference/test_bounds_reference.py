@@ -349,6 +349,14 @@ def test_accuracy_interval():
     assert bounds.accuracy_interval(10, 10, 0.05, 0.001).upper == 1.0
 
 
+def test_a_band_shares_its_alpha_out_over_its_radii():
+    band = bounds.accuracy_band([90, 80, 80, 12], 100, 0.05, 0.001)
+    assert band == [bounds.accuracy_interval(s, 100, 0.0125, 0.001) for s in (90, 80, 80, 12)]
+    assert bounds.accuracy_band([7], 9, 0.05, 0.0) == [bounds.accuracy_interval(7, 9, 0.05, 0.0)]
+    with pytest.raises(ConfigError, match="successes: expected a count for each"):
+        bounds.accuracy_band([], 9, 0.05, 0.0)
+
+
 @pytest.mark.parametrize("a", [0.0, 0.001, 0.05, 0.4])
 @pytest.mark.parametrize("m", [1, 5, 20])
 def test_the_fixed_set_bound_inverts_its_test(m, a):

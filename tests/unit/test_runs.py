@@ -26,7 +26,7 @@ from scipy.stats import beta, norm
 
 import soundcert
 from helpers import HIGH, LOW, WAVEFORM, records, tone, without_times, write, write_tone_model, yaml_of
-from soundcert.bounds import accuracy_interval
+from soundcert.bounds import accuracy_band, accuracy_interval
 from soundcert.cli import run as command_line
 from soundcert.config import load_config
 from soundcert.data import load_items
@@ -644,6 +644,14 @@ def test_figures_of_a_summary_are_those_of_their_definitions(seed):
     low, high = summary["smoothed_accuracy_interval_95"]
     assert (low, high) == tuple(accuracy_interval(len(good), len(usable), 0.05, 0.001))
     assert low < len(good) / len(usable) < high
+    for name in ("radius", "snr_db", "file_snr_db"):
+        curve, band = (
+            summary[f"certified_accuracy_at_{name}"],
+            summary[f"certified_accuracy_band_95_at_{name}"],
+        )
+        counts = [round(share * len(usable)) for share in curve.values()]
+        assert list(band) == list(curve)
+        assert list(map(tuple, band.values())) == accuracy_band(counts, len(usable), 0.05, 0.001)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 0.0025, 1 / 3, 0.7])

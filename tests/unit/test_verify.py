@@ -285,6 +285,8 @@ def test_a_changed_summary_is_found(copied):
     edit(copied / "fixed" / "report.json", lambda r: r["summary"].update(smoothed_accuracy=1.0))
     (text,) = found(copied / "fixed", sample=0)["report.json"]
     assert "summary.smoothed_accuracy is 1.0" in text
+    edit(copied / "fixed" / "report.json", lambda r: r["summary"].pop("smoothed_accuracy"))
+    assert found(copied / "fixed", sample=0) == {}  # what is not said is not false
     (copied / "fixed" / "report.json").unlink()
     assert found(copied / "fixed", sample=0) == {}
 
