@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
+from sys import intern
 from typing import Any
 
 from soundcert.bounds import accuracy_interval, format_down
@@ -19,7 +20,7 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Accuracies are over all clips of known label that could be read, abstentions counting as wrong.
     Medians are over clips that were certified and, where labels are known, correct.
     """
-    rows = list(records)
+    rows = [_needed(record) for record in records]
     failed = [r for r in rows if r["status"] == "failed"]
     usable = [r for r in rows if r["status"] != "failed"]
     certified = [r for r in usable if r["status"] == "certified"]
@@ -57,6 +58,23 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 out[f"median_{view}"] = median(values)
         if spaces := list(dict.fromkeys(name for r in good for name in r.get("spaces", ()))):
             out["spaces"] = {name: _in_space(good, name) for name in spaces}
+    return out
+
+
+_FIELDS = (
+    "clip", "status", "n", "n0", "alpha", "sigma", "radii", "policy", "truth", "label", "radius", "saturated", "views",
+    "spaces",
+)  # fmt: skip
+
+
+def _needed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the figures are made of, in little memory: equal names and labels of many records are one."""
+    out = {name: record[name] for name in _FIELDS if name in record}
+    for name in ("status", "policy", "truth", "label"):
+        if type(out.get(name)) is str:
+            out[name] = intern(out[name])
+    if type(out.get("views")) is dict:
+        out["views"] = {intern(name): value for name, value in out["views"].items()}
     return out
 
 
