@@ -48,7 +48,9 @@ def main() -> int:
         span = 0.6 * (time.monotonic() - begun)
         while stopped < given.times:
             run = Path(folder) / f"run{runs}"
-            stopped += stopped_and_resumed(home, run, home / "whole", draw, SIGNALS[given.what], span, EACH)
+            now = stopped_and_resumed(home, run, home / "whole", draw, SIGNALS[given.what], span, EACH)
+            stopped += now
+            span *= 1.1 if now else 0.7  # the machine is not always as fast
             runs += 1
             print(f"{runs} runs, stopped {stopped} times: all complete and the same", flush=True)
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

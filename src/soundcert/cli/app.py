@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from soundcert.cli.ending import check_stopped, leave, stopped, stopping_on_signals
-from soundcert.errors import ConfigError, InputError, SoundcertError
+from soundcert.errors import ConfigError, InputError, RunError, SoundcertError
 
 if TYPE_CHECKING:
     from soundcert.config import Config
@@ -44,6 +44,20 @@ Trust = Annotated[
         negative="", help="Run the code that a model's file brings, where the config says `trust: true` too."
     ),
 ]
+
+
+@contextmanager
+def reading(what: object) -> Iterator[None]:
+    """Say in one line that files which somebody else may have written hold what soundcert does not write."""
+    try:
+        yield
+    except SoundcertError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        kind = f"{type(error).__name__}: {str(error)[:200]}"
+        raise RunError(
+            f"{what} holds values that soundcert does not write ({kind}): make the run again"
+        ) from error
 
 
 def print_json(values: object) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from soundcert.cli.app import Json, app, bar, print_json
+from soundcert.cli.app import Json, app, bar, print_json, reading
 
 
 @app.command
@@ -55,7 +55,7 @@ def compare(
     from soundcert.report.terminal import print_view
 
     axis: Literal["snr_db", "radius"] | None = None if by is None else ("snr_db" if by == "snr" else "radius")
-    with bar("carrying radii") as tick:
+    with reading(" or ".join(map(str, runs))), bar("carrying radii") as tick:
         result = compare_runs(
             runs,
             space,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from soundcert.cli.app import Json, app, print_json
+from soundcert.cli.app import Json, app, print_json, reading
 from soundcert.errors import ConfigError, did_you_mean
 
 _OWN = {"html": "report.html", "md": "report.md"}
@@ -49,23 +49,25 @@ def report(
     if form not in (*_OWN, *forms):
         known = (*_OWN, *forms)
         raise ConfigError(f"--format: expected {', '.join(known)}, got {form!r}{did_you_mean(form, known)}")
-    opened = readable(open_run(run))
-    for warning in opened.warnings:
-        print(f"soundcert: {' '.join(warning.split())}", file=sys.stderr)
-    missing: tuple[str, ...] = ()
-    if form == "html":
-        written = out or run / _OWN[form]
-        sounds = write_report(opened, written, audio=audio, data=data, base=base)
-        missing = sounds.missing
-        for line in missing:
-            print(f"soundcert: {' '.join(line.split())}", file=sys.stderr)
-    elif form == "md":
-        written = out or run / _OWN[form]
-        write_markdown(opened, written)
-    else:
-        from soundcert.report.forms import write_form
+    with reading(run):
+        opened = readable(open_run(run))
+        for warning in opened.warnings:
+            print(f"soundcert: {' '.join(warning.split())}", file=sys.stderr)
+        missing: tuple[str, ...] = ()
+        summary = opened.summary
+        if form == "html":
+            written = out or run / _OWN[form]
+            sounds = write_report(opened, written, audio=audio, data=data, base=base)
+            missing = sounds.missing
+            for line in missing:
+                print(f"soundcert: {' '.join(line.split())}", file=sys.stderr)
+        elif form == "md":
+            written = out or run / _OWN[form]
+            write_markdown(opened, written)
+        else:
+            from soundcert.report.forms import write_form
 
-        written = write_form(opened, form, out or run)
+            written = write_form(opened, form, out or run)
     if as_json:
         print_json(
             {
@@ -75,7 +77,7 @@ def report(
                 "warnings": list(opened.warnings),
                 "without_audio": list(missing),
                 "contract": dict(opened.contract),
-                "summary": opened.summary,
+                "summary": summary,
             }
         )
     else:

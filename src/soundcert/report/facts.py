@@ -63,6 +63,35 @@ def readable(run: Run) -> Run:
     return replace(run, records=tuple(kept), warnings=(*run.warnings, warning))
 
 
+def _sound_spaces(spaces: object) -> bool:
+    return isinstance(spaces, dict) and all(map(_sound_space, spaces.values()))
+
+
+def _sound_space(there: object) -> bool:
+    if not isinstance(there, dict) or not isinstance(there.get("proven"), bool):
+        return False
+    if not there["proven"]:
+        return isinstance(there.get("reason"), str)
+    chain = there.get("chain")
+    return (
+        _radius(there)
+        and finite(there.get("norm"))
+        and isinstance(chain, list)
+        and all(
+            isinstance(s, dict)
+            and isinstance(s.get("stage"), str)
+            and isinstance(s.get("space"), str)
+            and _radius(s)
+            for s in chain
+        )
+    )
+
+
+def _radius(of: Mapping[str, Any]) -> bool:
+    """Whether a radius is there: a number, or null for one without limit."""
+    return "radius" in of and (of["radius"] is None or finite(of["radius"]))
+
+
 def _sound(record: Mapping[str, Any]) -> bool:
     if record["status"] == "failed":
         return True
@@ -77,7 +106,8 @@ def _sound(record: Mapping[str, Any]) -> bool:
             return False
     asked = record.get("radii") or []
     return (
-        all(finite(record[k]) for k in numbers)
+        _sound_spaces(record.get("spaces", {}))
+        and all(finite(record[k]) for k in numbers)
         and record["sigma"] > 0
         and 0 < record["alpha"] < 1
         and all(isinstance(record[k], str) for k in texts)
@@ -89,7 +119,10 @@ def _sound(record: Mapping[str, Any]) -> bool:
 
 def finite(value: object) -> bool:
     """Whether a value of a record is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def outcome(record: Mapping[str, Any]) -> int:

@@ -23,7 +23,7 @@ from soundcert.data.config import split_words
 from soundcert.errors import ConfigError, ModelError, ResourceError, RunError, SoundcertError, did_you_mean
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot
-from soundcert.runs.directory import RUN, RunDirectory, encode_json, read_json, write_json
+from soundcert.runs.directory import RUN, RunDirectory, encode_json, read_json, read_records, write_json
 from soundcert.runs.executors import Executor, LocalExecutor, Workers
 from soundcert.runs.summary import summarise
 from soundcert.runs.work import Share, Work
@@ -107,7 +107,7 @@ def certify_run(
                 run.append(record)
                 if progress:
                     progress(Progress(len(run.done), len(items), record))
-            summary = summarise(run.done.values())
+            summary = summarise(read_records(out))
             report = {
                 "format": 1,
                 "contract": info["contract"],

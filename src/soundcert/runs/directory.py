@@ -37,7 +37,9 @@ class RunDirectory:
         self, path: Path, identity: Mapping[str, Any], info: Mapping[str, Any], *, resume: bool
     ) -> None:
         self.path = path
-        self.done: dict[str, dict[str, Any]] = {}
+        self.done: set[str] = (
+            set()
+        )  # names of the clips that are recorded: of a long run the rest stays on the disk
         self._lock: IO[str] | None = None
         self._records: IO[bytes] | None = None
         try:
@@ -75,7 +77,7 @@ class RunDirectory:
             )
 
     def _repair(self) -> None:
-        self.done = {record["clip"]: record for record in repaired(self.path / RECORDS)}
+        self.done = {record["clip"] for record in repaired(self.path / RECORDS)}
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one clip's record and wait until it is on the disk."""
@@ -83,7 +85,7 @@ class RunDirectory:
         if record["clip"] in self.done:
             raise RunError(f"clip {record['clip']!r} is recorded already")
         append_line(self._records, record, self.path, "go on with --resume")
-        self.done[record["clip"]] = dict(record)
+        self.done.add(record["clip"])
 
     def close(self) -> None:
         for handle in (self._records, self._lock):
@@ -120,25 +122,24 @@ def take_lock(path: Path) -> IO[str]:
     return lock
 
 
-def repaired(file: Path) -> list[dict[str, Any]]:
-    """Cut a torn last line off a file of records, and return the records."""
-    out: list[dict[str, Any]] = []
+def repaired(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a file, and cut a torn last line off when they are through."""
     if not file.exists():
-        return out
+        return
     whole = 0
     for number, line in enumerate(lines_of(file), start=1):
         if not line.endswith(b"\n"):
             break
         try:
             record = json.loads(line)
-            record["clip"]
+            if not isinstance(record["clip"], str):
+                raise TypeError
         except (ValueError, KeyError, TypeError, RecursionError):
             raise RunError(f"{file}, line {number}, is not a record of soundcert") from None
-        out.append(record)
+        yield record
         whole += len(line)
     if whole < file.stat().st_size:
         os.truncate(file, whole)
-    return out
 
 
 def encode_json(values: object, indent: int | None = None) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
+from sys import intern
 from typing import Any
 
 from soundcert.bounds import accuracy_band, accuracy_interval, format_down
@@ -19,7 +20,7 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Accuracies are over all clips of known label that could be read, abstentions counting as wrong.
     Medians are over clips that were certified and, where labels are known, correct.
     """
-    rows = list(records)
+    rows = [_needed(record) for record in records]
     failed = [r for r in rows if r["status"] == "failed"]
     usable = [r for r in rows if r["status"] != "failed"]
     certified = [r for r in usable if r["status"] == "certified"]
@@ -77,6 +78,23 @@ def tied(records: Sequence[Mapping[str, Any]]) -> str | None:
     if len(set(parts)) < len(parts):
         return "clips cut from one recording are not independent of each other"
     return None
+
+
+_FIELDS = (
+    "clip", "status", "n", "n0", "alpha", "sigma", "radii", "policy", "truth", "label", "radius", "saturated", "views",
+    "spaces", "recording",
+)  # fmt: skip
+
+
+def _needed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the figures are made of, in little memory: equal names and labels of many records are one."""
+    out = {name: record[name] for name in _FIELDS if name in record}
+    for name in ("status", "policy", "truth", "label"):
+        if type(out.get(name)) is str:
+            out[name] = intern(out[name])
+    if type(out.get("views")) is dict:
+        out["views"] = {intern(name): value for name, value in out["views"].items()}
+    return out
 
 
 def _in_space(good: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
