@@ -72,8 +72,8 @@ class Explorer:
         return self._page("audit", **self._choices(), most_bytes=MOST_BYTES)
 
     def _choices(self) -> dict[str, Any]:
-        runs = [(card["id"], card["name"]) for card in self.shelf.cards() if card["readable"]]
-        standard = [(r.key, r.title) for r in builder.STANDARD]
+        runs = [(card["id"], card["name"], card["sigma"]) for card in self.shelf.cards() if card["readable"]]
+        standard = [(r.key, r.title, f"{r.sigma:g}") for r in builder.STANDARD]
         return {
             "recipes": standard,
             "runs": runs,

@@ -35,7 +35,7 @@
     const stats = run.readable ? make("div", { class: "stats" },
       run.accuracy ? stat(run.accuracy, "smoothed accuracy", run.accuracy_more) : stat(`${run.counts?.[0] ?? 0}`, "certified"),
       run.radius ? stat(run.radius, "median radius", run.level) : null,
-      run.file_level ? stat(minus(run.file_level), "SNR proven for the file") : run.level ? stat(minus(run.level.split(" ")[0]) + " dB", run.space === "feature" ? "norm ratio" : "SNR-equivalent") : null,
+      run.file_level ? stat(minus(run.file_level), "proven for the file") : run.level ? stat(minus(run.level.split(" ")[0]) + " dB", run.space === "feature" ? "norm ratio" : "SNR-equivalent") : null,
       stat(`${run.done}`, run.counts[2] ? `clips, ${run.counts[2]} failed` : run.attacked ? "clips, attacked" : "clips")) : null;
     return make("li", { class: `run ${run.space ?? "bad"}`, "data-run": run.id }, box, head, stats, spark(run));
   }
