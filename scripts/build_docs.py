@@ -180,7 +180,8 @@ def configuration(source: Path, out: Path, files: list[str]) -> dict[str, object
         # `offline` puts the search index into a script, so that it works from the disk.
         "plugins": [{"offline": {}}, {"search": {}}, {"mkdocstrings": {"handlers": {"python": handler}}}],
         "markdown_extensions": [
-            "tables", "attr_list", "pymdownx.superfences", "pymdownx.tasklist", {"pymdownx.highlight": {"use_pygments": True}},
+            "tables", "attr_list", "pymdownx.superfences", "pymdownx.tasklist",
+            {"pymdownx.highlight": {"use_pygments": True}},
             {"toc": {"permalink": True, "slugify": _slug}},
         ],
         "validation": {

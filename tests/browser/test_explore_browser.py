@@ -5,6 +5,7 @@ Screenshots for people: SOUNDCERT_SCREENSHOTS=folder pytest tests/browser
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -149,6 +150,25 @@ def test_a_run_that_goes_on_is_followed(browser: Any, tmp_path: Path) -> None:
         expect(page.locator("progress")).to_have_count(0, timeout=20_000)
         write_run(tmp_path / "second", rows)
         expect(page.locator(".run")).to_have_count(2, timeout=20_000)
+        watched.check()
+
+
+def test_a_study_of_many_cells_is_shown_by_its_folders(browser: Any, tmp_path: Path) -> None:
+    rows = many(12)
+    for sigma, seed in itertools.product(("0.25", "0.5", "1", "2"), range(20)):
+        write_run(tmp_path / "study" / f"sigma={sigma}" / f"seed={seed}", rows)
+    with serving(tmp_path) as served:
+        watched = opened(browser, served, "/")
+        page = watched.page
+        assert watched.texts(".group h2") == [f"study/sigma={s}" for s in ("0.25", "0.5", "1", "2")]
+        assert page.locator(".run:visible").count() == 0
+        assert "20 runs, smoothed accuracy" in watched.text(".group >> nth=0")
+        page.locator(".group > summary").nth(1).click()
+        assert page.locator(".run:visible").count() == 20
+        page.fill("#search", "sigma=1 seed=7")
+        assert page.locator(".run:visible").count() == 1
+        page.fill("#search", "")
+        assert page.locator(".run:visible").count() == 20, "what was open stays so"
         watched.check()
 
 

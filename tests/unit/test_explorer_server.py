@@ -300,6 +300,27 @@ def test_a_wrong_question_is_one_line(served: Served, query: dict[str, str], sai
     assert said in refused.json["error"]
 
 
+@pytest.mark.parametrize(
+    "pipeline",
+    [[1, 2], [{}], ["gaussian_noise"], [{"gaussian_noise": [3]}], [{"gaussian_noise": {"sigma": "x"}}], ["mono"], "mono",
+     [{"fit": {"seconds": -1}}, {"gaussian_noise": {"sigma": 0.1}}], [["mono"], {"gaussian_noise": {"sigma": 1}}],
+     [{"log_mel": {"n_fft": 0}}, {"gaussian_noise": {"sigma": 1}}]],
+)  # fmt: skip
+def test_a_strange_pipeline_of_a_run_is_said(tmp_path: Path, pipeline: object) -> None:
+    write_run(tmp_path / "a", many(2), config={"pipeline": pipeline})
+    write_run(tmp_path / "b", many(2))
+    with serving(tmp_path) as served:
+        keys = {c["name"]: c["id"] for c in served.ask("/api/runs").json["runs"]}
+        for path in ("/api/build", "/api/audit"):
+            answer = served.ask(path, {"recipe": keys["a"], "clip": "yes-us-m3"})
+            if answer.code == 200:
+                assert not any(place["ok"] for place in answer.json["places"])
+            else:
+                assert answer.code == 422 and answer.json["error"]
+        assert served.ask("/api/compare", [("run", k) for k in keys.values()]).code in (200, 422)
+        assert served.ask(f"/runs/{keys['a']}").code == 200
+
+
 def test_a_pipeline_that_would_fill_the_memory_is_refused(served: Served) -> None:
     found = served.ask("/api/build", {"recipe": cards(served)["huge"]["id"], "clip": "yes-us-m3"})
     assert found.code == 200

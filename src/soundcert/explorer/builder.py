@@ -54,6 +54,8 @@ class Recipe:
     @classmethod
     def of(cls, key: str, title: str, specs: Sequence[StageSpec], folder: Path | None) -> Recipe:
         """Take a config's list of stages apart; everything from the model on is left out."""
+        if not all(isinstance(s, str) or (isinstance(s, Mapping) and len(s) == 1) for s in specs):
+            raise ConfigError("its pipeline is not a list of stages")
         at = noise_index(specs)
         body = [*specs[:at], *specs[at + 1 :]]
         end = next((i for i, s in enumerate(body) if _name(s) == "model"), len(body))
@@ -61,7 +63,7 @@ class Recipe:
             raise ConfigError("its noise stands between two parts of the model: the builder cannot show that")
         noise = specs[at]
         fields = noise[_name(noise)] if isinstance(noise, Mapping) else None
-        sigma = (fields or {}).get("sigma")
+        sigma = fields.get("sigma") if isinstance(fields, Mapping) else None
         if not isinstance(sigma, int | float) or isinstance(sigma, bool):
             raise ConfigError("its noise has no sigma")
         return cls(key, title, tuple(body[:end]), at, float(sigma), folder)
@@ -128,7 +130,7 @@ def slots(
             pipe = Pipeline.from_specs(specs, recipe.folder)
             names = [s.describe() for s in pipe.stages if s is not pipe.noise]
             places.append(_slot(pipe, clip, n, alpha))
-        except (SoundcertError, MemoryError, ArithmeticError) as error:
+        except (SoundcertError, MemoryError, ArithmeticError, RuntimeError, ValueError) as error:
             places.append({"ok": False, "reason": visible(error)})
     return {
         "stages": [visible(name) for name in names] or [visible(_name(s)) for s in recipe.stages],

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -72,8 +72,8 @@ class Explorer:
         return self._page("audit", **self._choices(), most_bytes=MOST_BYTES)
 
     def _choices(self) -> dict[str, Any]:
-        runs = [(card["id"], card["name"]) for card in self.shelf.cards() if card["readable"]]
-        standard = [(r.key, r.title) for r in builder.STANDARD]
+        runs = [(card["id"], card["name"], card["sigma"]) for card in self.shelf.cards() if card["readable"]]
+        standard = [(r.key, r.title, f"{r.sigma:g}") for r in builder.STANDARD]
         return {
             "recipes": standard,
             "runs": runs,
@@ -165,7 +165,10 @@ def make_app(folder: Path, *, hosts: Sequence[str] = (), audio: int = 12) -> Sta
         return handler
 
     async def report(request: Request) -> Response:
-        text = await run_in_threadpool(explorer.report, request.path_params["key"])
+        try:
+            text = await run_in_threadpool(_said, explorer.report, request.path_params["key"])
+        except SoundcertError as error:
+            return PlainTextResponse(f"This run cannot be shown: {visible(error)}\n", _code(error))
         body = text.encode("utf-8", "replace")
         return HTMLResponse(body, headers={"content-security-policy": _header(page_policy())})
 
@@ -174,7 +177,9 @@ def make_app(folder: Path, *, hosts: Sequence[str] = (), audio: int = 12) -> Sta
 
     async def comparing(request: Request) -> Response:
         asked = request.query_params
-        found = await run_in_threadpool(explorer.compare, asked.getlist("run"), asked.get("in", "object"))
+        found = await run_in_threadpool(
+            _said, explorer.compare, asked.getlist("run"), asked.get("in", "object")
+        )
         return JSONResponse(found)
 
     async def building(request: Request) -> Response:
@@ -188,18 +193,20 @@ def make_app(folder: Path, *, hosts: Sequence[str] = (), audio: int = 12) -> Sta
             asked.get("clip", ""),
             asked.get("extra", "none"),
         )
-        return JSONResponse(await run_in_threadpool(explorer.slots, recipe, clip, extra, sigma))
+        return JSONResponse(await run_in_threadpool(_said, explorer.slots, recipe, clip, extra, sigma))
 
     async def auditing(request: Request) -> Response:
         asked = request.query_params
         return JSONResponse(
-            await run_in_threadpool(explorer.audit, asked.get("recipe", "log-mel"), asked.get("clip", ""))
+            await run_in_threadpool(
+                _said, explorer.audit, asked.get("recipe", "log-mel"), asked.get("clip", "")
+            )
         )
 
     async def adding(request: Request) -> Response:
         content = await request.body()
         name = request.query_params.get("name", "clip")[:200]
-        return JSONResponse(await run_in_threadpool(explorer.add, content, name))
+        return JSONResponse(await run_in_threadpool(_said, explorer.add, content, name))
 
     return Starlette(
         routes=[
@@ -227,10 +234,26 @@ def _header(allowed: str) -> str:
     return f"{allowed}; frame-ancestors 'none'"
 
 
+T = TypeVar("T")
+
+
+def _said(make: Callable[..., T], *arguments: Any) -> T:
+    """Return what `make` gives. What a strange run's values break inside the library is said, and breaks no server."""
+    try:
+        return make(*arguments)
+    except SoundcertError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"this cannot be computed ({type(error).__name__}: {error})") from error
+
+
+def _code(error: Exception) -> int:
+    return 404 if isinstance(error, RunError) and "no such run" in str(error) else 422
+
+
 async def _told(_request: Request, error: Exception) -> Response:
     """Answer a mistake with its one line; a run that is gone with 404."""
-    code = 404 if isinstance(error, RunError) and "no such run" in str(error) else 422
-    return JSONResponse({"error": visible(" ".join(str(error).split()))}, code)
+    return JSONResponse({"error": visible(" ".join(str(error).split()))}, _code(error))
 
 
 async def _too_large(_request: Request, _error: Exception) -> Response:

@@ -133,7 +133,7 @@ def _write(shelf: Shelf, out: Path, audio: int, sigmas: Sequence[float], tick: T
         tick(next(done), total, f"{recipe.title}, σ = {sigma:g}")
     start = builder.STANDARD[0]
     choices: dict[str, Any] = {
-        "recipes": [(r.key, r.title) for r in builder.STANDARD],
+        "recipes": [(r.key, r.title, f"{r.sigma:g}") for r in builder.STANDARD],
         "runs": [],
         "extras": [(key, title) for key, (title, _) in builder.EXTRAS.items()],
         "clips": [clip],

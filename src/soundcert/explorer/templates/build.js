@@ -3,7 +3,7 @@
   let found = page.first, at = found.home;
   const state = { recipe: "log-mel", extra: "none", clip: page.clips[0], sigma: found.sigma };
   const next = latest();
-  const sigmas = page.live ? Array.from({ length: 61 }, (_, i) => Number((10 ** (-3 + 3.6 * i / 60)).toPrecision(3))) : page.sigmas;
+  const sigmas = page.live ? Array.from({ length: 61 }, (_, i) => Number((10 ** (-3 + 3.6 * i / 60)).toPrecision(2))) : page.sigmas;
   const option = ([key, title]) => make("option", { value: key }, title);
 
   $("recipe").append(make("optgroup", { label: "Usual pipelines" }, ...page.recipes.map(option)));
@@ -26,6 +26,7 @@
   }
   async function load(keep) {
     sayState();
+    trouble(null);
     const before = found.places.length;
     let told;
     try {
@@ -35,7 +36,6 @@
       if (error.name !== "AbortError") trouble(error);
       return;
     }
-    trouble(null);
     found = told;
     at = keep && found.places.length === before ? at : found.home;
     line();
@@ -43,7 +43,11 @@
   }
   for (const id of ["recipe", "extra", "clip"]) $(id).addEventListener("change", (e) => {
     state[id] = e.target.value;
-    if (id === "recipe") state.extra = "none";
+    if (id === "recipe") {
+      state.extra = "none";
+      const own = [...page.recipes, ...page.runs].find(([key]) => key === state.recipe)[2];
+      if (own && (page.live || sigmas.includes(Number(own)))) state.sigma = own;
+    }
     load(id === "clip");
   });
   $("sigma").addEventListener("input", (e) => { state.sigma = String(sigmas[e.target.value]); load(true); });

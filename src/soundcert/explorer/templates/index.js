@@ -35,7 +35,7 @@
     const stats = run.readable ? make("div", { class: "stats" },
       run.accuracy ? stat(run.accuracy, "smoothed accuracy", run.accuracy_more) : stat(`${run.counts?.[0] ?? 0}`, "certified"),
       run.radius ? stat(run.radius, "median radius", run.level) : null,
-      run.file_level ? stat(minus(run.file_level), "SNR proven for the file") : run.level ? stat(minus(run.level.split(" ")[0]) + " dB", run.space === "feature" ? "norm ratio" : "SNR-equivalent") : null,
+      run.file_level ? stat(minus(run.file_level), "proven for the file") : run.level ? stat(minus(run.level.split(" ")[0]) + " dB", run.space === "feature" ? "norm ratio" : "SNR-equivalent") : null,
       stat(`${run.done}`, run.counts[2] ? `clips, ${run.counts[2]} failed` : run.attacked ? "clips, attacked" : "clips")) : null;
     return make("li", { class: `run ${run.space ?? "bad"}`, "data-run": run.id }, box, head, stats, spark(run));
   }
@@ -48,21 +48,28 @@
   }
   // The server gives the runs in the natural order of their names; sorting is stable.
   const sorts = { name: () => 0, changed: (a, b) => (b.changed ?? 0) - (a.changed ?? 0), accuracy: (a, b) => (b.accuracy_value ?? -1) - (a.accuracy_value ?? -1) };
-  const folded = new Set();
+  // Of a study with very many cells the folders are shown first, each with what its runs reach.
+  const folded = new Set(page.runs.length > 60 ? page.runs.map((r) => r.group).filter(Boolean) : []);
+  function reach(rows) {
+    const shares = rows.filter((r) => r.accuracy).sort(sorts.accuracy);
+    if (rows.length < 2 || !shares.length) return "";
+    const [high, low] = [shares[0].accuracy, shares.at(-1).accuracy];
+    return `, smoothed accuracy ${low === high ? low : `${low} to ${high}`}`;
+  }
   function matching() {
     const words = $("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
     return runs.filter((r) => words.every((w) => [r.name, r.kind, r.model, r.object, `σ ${r.sigma}`].some((t) => t?.toLowerCase().includes(w)))).sort(sorts[$("sort").value]);
   }
   function list() {
-    const found = matching();
+    const found = matching(), searched = $("search").value.trim() !== "";
     const groups = new Map();
     for (const run of found) groups.set(run.group, [...(groups.get(run.group) ?? []), run]);
     const many = groups.size > 1 || (groups.size === 1 && [...groups.keys()][0] !== "");
     $("runs").replaceChildren(...[...groups].map(([group, rows]) => {
       const ul = make("ul", { class: "runs" }, ...rows.map(card));
       if (!many) return ul;
-      const box = make("details", { class: "group", open: !folded.has(group) }, make("summary", {}, make("h2", {}, group ? isolated(group) : "In the folder itself"), make("span", { class: "fine" }, ` ${rows.length} run${rows.length === 1 ? "" : "s"}`)), ul);
-      box.addEventListener("toggle", () => { if (box.open) folded.delete(group); else folded.add(group); });
+      const box = make("details", { class: "group", open: searched || !folded.has(group) }, make("summary", {}, make("h2", {}, group ? isolated(group) : "In the folder itself"), make("span", { class: "fine" }, ` ${rows.length} run${rows.length === 1 ? "" : "s"}${reach(rows)}`)), ul);
+      box.addEventListener("toggle", () => { if (searched) return; if (box.open) folded.delete(group); else folded.add(group); });
       return box;
     }));
     count(found);
