@@ -1,4 +1,4 @@
-"""Everything that has to pass: ruff, mypy, import-linter, generated pages, tests.
+"""Everything that has to pass: ruff, mypy, import-linter, generated pages, licences, examples in docstrings, tests.
 
 python scripts/check.py [--fix] [PYTEST ARGUMENTS]
 """
@@ -24,8 +24,21 @@ def main() -> int:
         [str(TOOLS / "ruff"), "format", *([] if fix else ["--check"]), "."],
         [str(TOOLS / "ruff"), "check", *(["--fix"] if fix else []), "."],
         [sys.executable, "-m", "mypy"],
+        # The newest Python that is supported; this one stands for the others.
+        [sys.executable, "-m", "mypy", "--python-version", "3.13", "--cache-dir", ".mypy_cache/newest"],
         [str(TOOLS / "lint-imports")],
         [sys.executable, "scripts/make_flag_pages.py", "--check"],
+        [sys.executable, "scripts/licences.py"],
+        [sys.executable, "scripts/reliability.py", "--check"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--doctest-modules",
+            "src/soundcert",
+            "--ignore=src/soundcert/__main__.py",
+            "-q",
+        ],
         [sys.executable, "-m", "pytest", "-n", "2", "-q", *rest],
     ]
     for step in steps:
