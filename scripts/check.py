@@ -1,5 +1,5 @@
-"""Everything that has to pass: ruff, mypy, import-linter, generated pages, the documentation, tests, and on demand the
-coverage of the mathematics.
+"""Everything that has to pass: ruff, mypy, import-linter, generated pages, the documentation, licences, examples in
+docstrings, tests, and on demand the coverage of the mathematics.
 
 With --coverage, all of the tests together have to run every line and branch of the files that pyproject.toml names
 under [tool.coverage.run].
@@ -29,9 +29,22 @@ def main() -> int:
         [str(TOOLS / "ruff"), "format", *([] if fix else ["--check"]), "."],
         [str(TOOLS / "ruff"), "check", *(["--fix"] if fix else []), "."],
         [sys.executable, "-m", "mypy"],
+        # The newest Python that is supported; this one stands for the others.
+        [sys.executable, "-m", "mypy", "--python-version", "3.13", "--cache-dir", ".mypy_cache/newest"],
         [str(TOOLS / "lint-imports")],
         [sys.executable, "scripts/make_flag_pages.py", "--check"],
         [sys.executable, "scripts/build_docs.py"],
+        [sys.executable, "scripts/licences.py"],
+        [sys.executable, "scripts/reliability.py", "--check"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--doctest-modules",
+            "src/soundcert",
+            "--ignore=src/soundcert/__main__.py",
+            "-q",
+        ],
         [sys.executable, "-m", "pytest", "-n", "2", "-q", *gate, *rest],
     ]
     for step in steps:

@@ -70,6 +70,12 @@ def clopper_pearson_lower(count: SupportsIndex, n: SupportsIndex, alpha: float) 
     so that the tail in exact arithmetic is at most alpha. That is the whole proof of validity: let
     k* be the smallest count whose bound exceeds the true p. Bounds grow with the count, so the bound
     fails exactly when the count reaches k*, and P(Bin(n, p) ≥ k*) ≤ P(Bin(n, bound(k*)) ≥ k*) ≤ alpha.
+
+    >>> clopper_pearson_lower(0, 100, 0.001)
+    0.0
+    >>> p = clopper_pearson_lower(100, 100, 0.001)
+    >>> 0 <= 0.001 ** (1 / 100) - p < 1e-12
+    True
     """
     k, size = _count_of(count, n)
     return _lower(k, size, _alpha("alpha", alpha))
@@ -204,6 +210,11 @@ def monte_carlo_ceiling(
     Formula: σΦ⁻¹(alpha^(1/n)), with alpha/2 for the two-class bound; rounded as `certified_radius`,
     which computes it, so that a saturated certificate equals the ceiling exactly. 0.0 where n is so
     small that every clip abstains (see `minimum_samples`). Source: Cohen et al., section 3.2.
+
+    >>> print(f"{monte_carlo_ceiling(0.0025, 10_000, 0.001):.8f}")
+    0.00799644
+    >>> monte_carlo_ceiling(0.0025, 9, 0.001)
+    0.0
     """
     return certified_radius(n, n, alpha, sigma, bound=bound, max_other=0) or 0.0
 
@@ -213,6 +224,9 @@ def minimum_samples(alpha: float, bound: BoundName = "one-sided") -> int:
 
     Formula: the smallest n > log2(1/alpha), with alpha/2 for the two-class bound, since alpha^(1/n)
     has to exceed ½. The candidates are tried on the code path that certifies.
+
+    >>> minimum_samples(0.001), minimum_samples(0.001, "two-class")
+    (10, 11)
     """
     level = _alpha("alpha", alpha) * (1.0 if _bound(bound) == "one-sided" else 0.5)
     n = max(1, math.floor(-math.log2(level)))

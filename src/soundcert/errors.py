@@ -55,7 +55,13 @@ class AbstainedError(SoundcertError, AttributeError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the nearest known word, or the list of what is known."""
+    """Return the nearest known word, or the list of what is known.
+
+    >>> did_you_mean("resamle", ["mono", "resample"])
+    " (did you mean 'resample'?)"
+    >>> did_you_mean("x", ["mono", "resample"])
+    ' (known: mono, resample)'
+    """
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:

@@ -26,7 +26,11 @@ SUM_TOLERANCE = 0.05
 
 
 def parse_layout(layout: str) -> tuple[str, ...]:
-    """Return the axes of a row: "batch, 1, bands, frames" gives ("1", "bands", "frames")."""
+    """Return the axes of a row.
+
+    >>> parse_layout("batch, 1, bands, frames")
+    ('1', 'bands', 'frames')
+    """
     axes = tuple(part.strip() for part in layout.strip("() ").split(","))
     if axes[0] != "batch":
         raise ConfigError(f"model: layout must begin with batch, got {layout!r} (as `batch, frames, bands`)")

@@ -1,0 +1,114 @@
+"""Writes docs/reliability.md from what the runs of faults, fuzzing and load left in docs/results.
+
+python scripts/reliability.py [--check]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reliability.md"
+SIGNALS = {"kill": "kill -9", "term": "SIGTERM", "interrupt": "Ctrl-C (SIGINT)"}
+#: What was found on the way: what happened, what was done, and the test that keeps it so.
+FOUND = (
+    ("SIGTERM ended a run with code 130 and said nothing (the parser of the command line took it for Ctrl-C)",
+     "own exit codes, and one line that tells how to go on", "tests/faults/test_signals.py"),
+    ("a signal that came in the destructor of an extension was printed and lost; the run went on",
+     "raised again a moment later, or at the next clip", "tests/faults/test_signals.py"),
+    ("a model that hung, at its first pass or later, hung the run for ever, Ctrl-C included",
+     "a watchdog (`--watchdog SECONDS`), and an end that waits for no thread", "tests/faults/test_workers.py"),
+    ("a lack of memory in a worker was a traceback", "one line, with what to lower", "tests/faults/test_workers.py"),
+    ("a disk that was full at the report, or under the output, was a traceback", "one line, and `--resume`",
+     "tests/faults/test_disk.py"),
+    ("`demo` found out that it may not write its page when all was computed", "it looks first", "tests/faults/test_disk.py"),
+    ("a recording that changed after the pilot of a budget was a KeyError", "recorded as failed, with the reason",
+     "tests/faults/test_files.py"),
+    ("file names that are not UTF-8 ended `certify` with a traceback", "written as JSON escapes",
+     "tests/faults/test_names.py"),
+    ("merge keys of YAML that double filled the memory from 1 kB", "refused", "tests/faults/test_untrusted.py"),
+    ("a config of 1 MB, or a number to the base 60, took the YAML parser more than 5 s", "limits on bytes and digits",
+     "tests/faults/test_untrusted.py"),
+    ("a record of 10 GB without a line's end was read whole", "lines have a limit", "tests/faults/test_untrusted.py"),
+    ("a pipe as a run's file was waited for", "refused", "tests/faults/test_untrusted.py"),
+    ("external weights of ONNX in nodes, subgraphs and functions were not looked at", "looked at wherever they stand",
+     "tests/faults/test_untrusted.py"),
+    ("a config could name any installed Python function, such as one that reads pickles, without trust",
+     "Python callables ask for trust", "tests/cli/test_loaders.py"),
+    ("a record whose `spaces` were not soundcert's ended `report` with a traceback (found by the fuzzer)",
+     "left out with a warning", "tests/fuzz/corpus/run"),
+    ("results that a slow disk had not taken yet piled up in memory, and so did all records of a run",
+     "no more clips are read, and names alone are kept", "tests/unit/test_load.py"),
+)  # fmt: skip
+
+
+def results(name: str) -> dict[str, Any]:
+    file = ROOT / "docs" / "results" / f"{name}.json"
+    return json.loads(file.read_text("utf-8")) if file.exists() else {}
+
+
+def page() -> str:
+    out = ["# Reliability", "", "What was broken on purpose, how often, and what happened. Written by "
+           "`python scripts/reliability.py`.", "", "## Stopped at random moments", ""]  # fmt: skip
+    out += ["Each run is stopped up to six times and then left to end: complete, no clip twice, byte for byte the run that",
+            "nothing happened to but for times, or the script fails. `python scripts/faults.py {kill,term,interrupt}`; a few",
+            "times in CI.", "", "| signal | runs | stopped under way | clips lost | clips twice | other bytes |",
+            "|---|--:|--:|--:|--:|--:|"]  # fmt: skip
+    for key, found in results("faults").items():
+        out.append(f"| {SIGNALS[key]} | {found['runs']} | {found['stopped']} | {found['lost']} | {found['twice']} | "
+                   f"{found['different']} |")  # fmt: skip
+    out += ["", "## Faults in CI", "", "| fault | how it is made | what happens |", "|---|---|---|",
+            "| full disk | tmpfs of 16 kB; limits on the size of files at four places; /dev/full | exit 2, one line; nothing lost, `--resume` |",
+            "| read-only folder | a bind mount without writing (root may write anywhere else) | exit 2, one line, for each verb that writes |",
+            "| recordings that vanish, change, are cut, become folders or pipes | during the run | recorded as failed, or certified under the digest of what was decoded |",
+            "| lack of memory | MemoryError, torch's allocator, a limit on addresses | exit 2, one line; `--resume` |",
+            "| hangs | in a pass, in the first pass, in reading a file | the watchdog ends the run: exit 2; on Ray another worker takes over |",
+            "| clock | every look at the wall clock gives another year | nothing changes |",
+            "| two runs on one directory | begun at the same moment | one of them makes the run, the other exits with 2 |",
+            "| Ctrl-C, SIGTERM, SIGHUP | under way, and while a model hangs | exit 130, 143, 129; one line tells how to go on |", ""]  # fmt: skip
+    out += ["## Fuzzing", "", "`python scripts/fuzz.py TARGET --seconds N` (atheris), from the corpus in tests/fuzz/corpus; hypothesis",
+            "mutates the corpus in CI, over 500 inputs. The limits are 5 s and 1 GB an input.", "",
+            "| target | seconds | inputs | edges | crashes left |", "|---|--:|--:|--:|--:|"]  # fmt: skip
+    for target, found in sorted(results("fuzz").items()):
+        if found["ended_well"]:
+            out.append(f"| {target} | {found['seconds']} | {found['inputs']} | {found['edges']} | 0 |")
+    out += [
+        "",
+        "Targets that are not in the table have not been run to the end by this command yet.",
+        "",
+        "## Load",
+        "",
+    ]
+    for key, found in results("load").items():
+        what = (
+            "records appended and flushed as a run does"
+            if key == "append"
+            else "clips certified by a trivial model"
+        )
+        out += [f"{found['clips']} {what}, {found['bytes'] / 1e6:.0f} MB of records "
+                f"(`python scripts/load_test.py --clips {found['clips']}{' --append' if key == 'append' else ''} --folder /dev/shm`).",
+                "", "| step | seconds of a core | largest memory, MB |", "|---|--:|--:|"]  # fmt: skip
+        out += [f"| {n} | {s['cpu_seconds']} | {s['megabytes']} |" for n, s in found["steps"].items()]
+        out.append("")
+    out += ["Each step is a process of its own; importing the program is in its memory and mostly in its time.", "",
+            "## Found on the way", "", "| what happened | now | test |", "|---|---|---|"]  # fmt: skip
+    out += [f"| {happened} | {now} | {test} |" for happened, now, test in FOUND]
+    return "\n".join(out) + "\n"
+
+
+def main() -> int:
+    text = page()
+    if "--check" in sys.argv:
+        if not PAGE.exists() or PAGE.read_text("utf-8") != text:
+            print("docs/reliability.md is not what scripts/reliability.py writes", file=sys.stderr)
+            return 1
+        return 0
+    PAGE.write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
