@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (rows of tables stand on one line)
 """Writes docs/reliability.md from what the runs of faults, fuzzing and load left in docs/results.
 
 python scripts/reliability.py [--check]

@@ -111,7 +111,7 @@ def write_untrained(path: Path, labels: Sequence[str], options: Mapping[str, Any
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "certificates.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in (run / "certificates.jsonl").read_bytes().splitlines()]
 
 
 def without_times(run: Path) -> list[dict[str, Any]]:

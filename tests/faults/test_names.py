@@ -14,7 +14,8 @@ from soundcert.data.sources import sample
 
 NAMES = (
     b"a\nb.wav", b"\xff\xfe.wav", b"x" * 250 + b".wav", b"esc\x1b[31mred.wav", "\u202egnp.wav".encode(), b"--out.wav",
-    b" .wav", b"'\".wav", "\u2028x.wav".encode(), b"a\r.wav",
+    b" .wav",
+    b"'\".wav", "\u2028x.wav".encode(), b"a\r.wav",
 )  # fmt: skip
 
 

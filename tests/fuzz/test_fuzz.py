@@ -34,9 +34,10 @@ def mutated(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
     """A seed with bytes changed, cut out, doubled or put in, some of them with a meaning."""
     data = draw(st.sampled_from(seeds))
     words = st.sampled_from([
-        b"\0", b"\n", b'"', b"{", b"[", b"}", b"]", b":", b",", b"&a ", b"*a", b"<<: ", b"null", b"true", b"NaN",
-        b"Infinity", b"-1", b"0", b"1e999", b"9" * 30, b"9" * 5000, b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff",
-        b"\xff\xfe", b"\\ud800",
+        b"\0", b"\n", b'"', b"{", b"[", b"}", b"]", b":", b",", b"&a ",
+        b"*a", b"<<: ", b"null", b"true", b"NaN",
+        b"Infinity", b"-1", b"0", b"1e999", b"9" * 30, b"9" * 5000, b"\xff\xff\xff\xff",
+        b"\x7f\xff\xff\xff", b"\xff\xfe", b"\\ud800",
         b"[" * 2000, b"../", b"data", b"|", b"---", "σ".encode(), b"\r", b"\x1b[31m",
     ])  # fmt: skip
     for _ in range(draw(st.integers(1, 6))):
