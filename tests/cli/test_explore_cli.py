@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,10 @@ pytest.importorskip("uvicorn", reason="needs the extra `serve`")
 def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     write_run(tmp_path / "a", many(4))
     call = [sys.executable, "-m", "soundcert", "explore", str(tmp_path), "--port", "0", "--json"]
-    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A shell's background jobs ignore the signal, and what is ignored stays so.
+    unignored = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(call, preexec_fn=unignored, **pipes) as process:  # noqa: PLW1509
         assert process.stdout and process.stderr
         lines = [process.stdout.readline() for _ in range(4)]
         address = json.loads("".join(lines))["address"]

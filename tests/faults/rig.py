@@ -110,6 +110,9 @@ def _main(arguments: list[str], files: tuple[str, str], limits: Mapping[int, int
 
     from soundcert.cli import main
 
+    # Whoever runs the tests may ignore signals (a shell's background jobs do), and what is ignored stays so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     torch.set_num_threads(1)
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))

@@ -24,6 +24,7 @@ def test_stopped_at_random_moments_nothing_is_lost_and_nothing_is_twice(whole: P
     wanted = 15 if number == signal.SIGKILL else 4
     runs = stopped = 0
     while stopped < wanted:
+        assert runs < 10 * wanted, "signals come too late, or are ignored"
         place = tmp_path / f"{runs}"
         stopped += stopped_and_resumed(whole, place, whole / "whole", draw, number, 0.6, wanted - stopped)
         runs += 1
