@@ -65,7 +65,9 @@ def row(facts: dict[str, Any]) -> str:
     levels = s.get("certified_accuracy_at_file_snr_db")
     if levels and contract["perturbation_location"] != "feature":
         at = ", ".join(f"{levels[db]:.1%} at {db} dB" for db in SNRS)
-        scale = f"{format_up(s['median_file_snr_db'], decimals=2)} dB in the file"
+        # Under `decide` a certificate of the label alone has no level, and the median none.
+        middle = s.get("median_file_snr_db", s.get("median_snr_db"))
+        scale = "largest decided" if middle is None else f"{format_up(middle, decimals=2)} dB in the file"
     else:
         radii = s["certified_accuracy_at_radius"]
         radius = list(radii)[3]
