@@ -27,23 +27,32 @@ LINK = re.compile(r"(?<=\]\()(?!#|[a-z]+:)([^)\s#]+)(#[^)\s]*)?(?=\))")
 WORKER = ROOT / "scripts" / "vendor" / "iframe-worker" / "shim.js"
 WORKER_AWAY = "https://unpkg.com/iframe-worker/shim"
 NAV: dict[str, list[str]] = {
-    "Start": ["README.md", "guide.md", "gallery.md", "explore.md", "data.md", "bring-your-own.md"],
+    "Start": [
+        "README.md",
+        "guide.md",
+        "gallery.md",
+        "explore.md",
+        "data.md",
+        "bring-your-own.md",
+        "long-recordings.md",
+    ],
     "What is certified": [
         "contracts.md",
         "reading-a-certificate.md",
         "reporting-checklist.md",
         "flags/README.md",
     ],
-    "Results": ["forms.md", "compare.md", "lint.md", "attack.md"],
+    "Results": ["forms.md", "compare.md", "lint.md", "attack.md", "study.md", "results/study/README.md"],
     "Theory": [
         "theory.md",
         "sampling.md",
         "noise.md",
         "tightness.md",
+        "validity.md",
         "contracts-compared.md",
         "paper-numbers.md",
     ],
-    "Running": ["models.md", "cluster.md"],
+    "Running": ["models.md", "cluster.md", "security.md", "reliability.md"],
 }
 #: Modules of the API pages, with what a page is called.
 API = {
