@@ -524,6 +524,7 @@ def test_the_configs_that_there_are_conform_to_the_schema(home):
     schema = config_schema()
     folders = (home, REPOSITORY / "configs", Path(soundcert.__file__).parent / "data" / "demo")
     paths = [path for folder in folders for path in sorted(folder.glob("*.yaml"))]
+    paths = [path for path in paths if not path.name.startswith("study")]  # of another kind: test_study.py
     assert len(paths) >= 5
     for path in paths:
         assert conforms(read_yaml(path), schema), (path, mistakes(read_yaml(path), schema))
@@ -540,7 +541,6 @@ def test_the_configs_that_there_are_conform_to_the_schema(home):
         {"pipeline": [{"mono": None, "gaussian_noise": {"sigma": 1.0}}]},
         {"certify": {"n": 0}},
         {"certify": {"alpha": 1.0}},
-        {"data": {"source": "folders", "root": "clips"}},
         {"train": {"epoch": 3}},
     ],
     ids=str,

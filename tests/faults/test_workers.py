@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_read_to_its_end_ends_the_run(
             gone.wait()
         return load_clip(path, name=name)
 
-    monkeypatch.setattr("soundcert.runs.work.load_clip", load)
+    monkeypatch.setattr("soundcert.data.items.load_clip", load)
     try:
         with pytest.raises(RunError, match=r"no clip read for \d+ s.*--resume"):
             certify_run(config, items, run, base=home, trust=True, watchdog=0.5)
