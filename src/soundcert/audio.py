@@ -306,6 +306,7 @@ def _opened(
     name = Path(text).name if name is None else name
     size = _regular_file_size(text, name, limits if whole else replace(limits, max_bytes=2**62))
     try:
+        before = os.stat(text)
         # Bytes keep file names that are not valid UTF-8 intact.
         with soundfile.SoundFile(os.fsencode(text) if os.name == "posix" else text) as file:
             _check_header(file, name, limits)
@@ -313,6 +314,15 @@ def _opened(
                 _check_size(file.frames, file.channels, file.samplerate, file.subtype, name, limits)
             _check_whole(text, size, name)
             yield file, text, name
+        after = os.stat(text)
+        if (before.st_ino, before.st_size, before.st_mtime_ns) != (
+            after.st_ino,
+            after.st_size,
+            after.st_mtime_ns,
+        ):
+            raise InputError(
+                f"{name!r}: expected a file at rest, but it changed while it was read; try again"
+            )
     except soundfile.LibsndfileError as error:
         # The library's own text begins with the path, and may end in a line break.
         reason = " ".join(str(error.error_string).split()).removeprefix("Error : ").rstrip(".")
