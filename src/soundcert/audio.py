@@ -312,7 +312,7 @@ def _opened(
             _check_header(file, name, limits)
             if whole or not _seekable(file):
                 _check_size(file.frames, file.channels, file.samplerate, file.subtype, name, limits)
-            _check_whole(text, size, name)
+            _check_whole(text, size, name, file)
             yield file, text, name
         after = os.stat(text)
         if (before.st_ino, before.st_size, before.st_mtime_ns) != (
@@ -448,8 +448,11 @@ def _checked_rate(rate: Any, name: str, limits: Limits) -> int:
     return number
 
 
-def _check_whole(path: str, size: int, name: str) -> None:
-    """Refuse what libsndfile would shorten without a word: a WAV, AIFF, AU, CAF or Ogg file cut short."""
+def _check_whole(path: str, size: int, name: str, opened: soundfile.SoundFile) -> None:
+    """Refuse what libsndfile would shorten without a word: a WAV, AIFF, AU, CAF or Ogg file cut short, or not yet whole.
+
+    A writer that can seek leaves 0 as the length until it has finished.
+    """
     with open(path, "rb") as file:
         found = _declared_audio(file)
         if not _ogg_ends(file, size):
@@ -462,6 +465,14 @@ def _check_whole(path: str, size: int, name: str) -> None:
         raise InputError(
             f"{name!r}: truncated: expected {declared} bytes of audio from its header, got {held}; "
             "fetch or export it again"
+        )
+    frame = _PCM_BITS.get(opened.subtype, 0) // 8 * opened.channels
+    # Up to 8 bytes of a chunk stand before its samples (AIFF's offset and block size, CAF's count of edits).
+    more = frame and held >= declared >= (opened.frames + 1) * frame + 8
+    if declared == 0 < held or more:
+        raise InputError(
+            f"{name!r}: unfinished: expected a file whose writer has ended, got a header that gives {declared} bytes of "
+            f"audio and {opened.frames} frames; wait for the writer, or export it again"
         )
 
 

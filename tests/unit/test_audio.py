@@ -48,6 +48,17 @@ def refused(path: object, pattern: str, **kwargs: object) -> str:
 # Samples
 
 
+def test_a_file_whose_writer_has_not_ended_is_refused(tmp_path):
+    """libsndfile itself takes what is there for the whole: the header says 0 bytes until the file is closed."""
+    path = tmp_path / "a.wav"
+    with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
+        file.write(np.full(5000, 1000, np.int16))
+        file.flush()
+        assert soundfile.info(path).frames > 0
+        refused(path, "unfinished")
+    assert load_clip(path).frames == 5000
+
+
 def test_pcm_is_kept_as_left_justified_integers(write):
     data = tone()
     clip = load_clip(write("a.wav", data))
