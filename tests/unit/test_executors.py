@@ -466,7 +466,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(root / "clips" / "low" / f"{i}.wav", tone(LOW, i))
         write(root / "clips" / "high" / f"{i}.wav", tone(HIGH, i))
     (root / "clips" / "high" / "broken.wav").write_bytes(b"RIFF")
-    (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=3000))
+    (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=12_000))
     (root / "odd.yaml").write_text(yaml_of([*WAVEFORM[:-2], "odd", *WAVEFORM[-2:]]))
     return root
 
@@ -607,7 +607,5 @@ def test_a_lost_node_changes_nothing(cluster, home, whole, losses, tmp_path):
         cluster.remove_node(node, allow_graceful=False)
 
     out = certify(home, tmp_path / "run", RayExecutor(cluster.address), progress=at_first_record(lose))
-    if not losses:  # the node had nothing left to do when it was lost
-        assert out == whole
-        pytest.skip("the run ended before the loss of the node was noticed")
+    assert losses
     assert out == whole
