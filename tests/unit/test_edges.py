@@ -1,0 +1,95 @@
+"""Corners of the mathematics that no run reaches by itself: what is left must be smaller, never larger."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from soundcert.errors import ConfigError
+from soundcert.spaces import Space
+from soundcert.stages import FixedGain, GaussianNoise, LogMel, Standardize, dual
+from soundcert.stages import spectral_bound as sb
+from soundcert.stages.dual import Compression, largest_budget
+from soundcert.stages.noise import LatticeNoise, NoiseStage
+from soundcert.stages.spectra import filter_key, mel_filters
+from soundcert.transport import Step, Transported
+
+
+def test_fewer_tries_prove_less_and_not_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    cut_short = 0
+    for _ in range(20):
+        n = int(rng.integers(20, 200))
+        a = torch.from_numpy(10 ** rng.uniform(-4, 1, n))
+        y, scale = torch.ones(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
+        f = Compression(2, 10 ** float(rng.uniform(-8, 0)), "add")
+        radius = float(rng.uniform(1, 20))
+        whole = largest_budget(f, a, y, scale, radius)
+        monkeypatch.setattr(dual, "_TRIES", 1)
+        once = largest_budget(f, a, y, scale, radius)
+        monkeypatch.undo()
+        assert 0 < once <= whole
+        cut_short += once < whole
+    assert cut_short > 0
+
+
+def test_without_a_solution_the_band_weights_are_the_even_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = LogMel(n_mels=8, n_fft=64, hop=20, mel_norm="slaney")
+    filters = mel_filters(*filter_key(stage))
+    even = sb.even_weights(filters[filters.any(axis=1)], 64, 2.0)
+    monkeypatch.setattr("scipy.optimize.linprog", lambda *_args, **_more: SimpleNamespace(success=False))
+    np.testing.assert_array_equal(sb.band_weights.__wrapped__(filter_key(stage), 64, 2.0), even)
+    monkeypatch.undo()
+    assert (sb.band_weights(filter_key(stage), 64, 2.0) >= even * (1 - 1e-7)).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "exactly one"),
+        ({"factor": 2.0, "db": 6.0}, "exactly one"),
+        ({"factor": 0.0}, "finite and not zero"),
+        ({"factor": math.inf}, "finite and not zero"),
+        ({"db": -1e9}, "finite and not zero"),
+    ],
+)
+def test_a_fixed_gain_that_is_none_is_refused(fields: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        FixedGain(**fields)
+
+
+def test_too_few_samples_have_no_deviation() -> None:
+    with pytest.raises(ConfigError, match="more than 1 samples"):
+        Standardize(ddof=1).space(Space("waveform", "waveform", (1,), 16_000, "full scale"))
+
+
+def test_a_family_of_noise_without_a_draw_says_so() -> None:
+    class Unfinished(NoiseStage):
+        name = "unfinished"
+        sigma = 1.0
+
+    with pytest.raises(TypeError, match="unfinished does not implement perturb_"):
+        Unfinished().perturb_(torch.zeros(3), torch.Generator())
+
+
+def test_noise_in_words() -> None:
+    assert GaussianNoise(0.5).words() == "Gaussian noise of standard deviation 0.5 added"
+    said = LatticeNoise(0.5, 2.0**-15).words()
+    assert "rounded to whole steps of 3.05176e-05" in said
+    assert "integers" in said
+
+
+def test_a_carried_radius_is_printed_with_its_chain_rounded_down() -> None:
+    chain = (Step("certificate", "object", 1.99999), Step("rms_normalize", "file", 0.99999))
+    text = str(Transported("file", 0.99999, 100.0, chain))
+    assert text.splitlines() == [
+        "Proven in the space 'file': radius 0.9999 (ℓ2), 40.01 dB under the clip",
+        "      0.9999  rms_normalize",
+        "       1.999  certificate",
+    ]
+    assert "dB" not in str(Transported("file", math.inf, 100.0, ()))
+    assert Transported("file", 0.0, 1.0, ()).snr_db == math.inf
