@@ -678,3 +678,14 @@ def test_the_tones_of_these_tests_are_what_they_say(cli, tmp_path, tones):
     )
     assert ran.code == 0
     assert ran.json["smoothed_accuracy"] == 1.0
+
+
+def test_a_config_that_fits_no_clip_is_one_line_before_any_run(cli, home) -> None:
+    """The features are set for another rate than the clips are brought to: no clip's fault."""
+    text = yaml_of([stage.replace("rate: 16000", "rate: 8000") for stage in WAVEFORM])
+    (home / "kws.yaml").write_text(text, encoding="utf-8")
+    ran = cli("certify", home / "kws.yaml", "--out", home / "run")
+    assert ran.code == 2
+    assert "none of the" in ran.err
+    assert "receives 8000 Hz" in ran.err
+    assert not (home / "run").exists()

@@ -194,8 +194,11 @@ def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:
 def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> Route | None:
     """Bind the pipeline to the first usable clip, so that a model that does not fit fails before sampling.
 
-    A model that soundcert did not make is also run on it, before a run directory is begun.
+    A model that soundcert did not make is also run on it, before a run directory is begun. Where no clip fits and
+    none is broken, it is the config that is wrong: ConfigError.
     """
+    problem: ConfigError | None = None
+    broken = False
     for item in items:
         try:
             clip = item.load()
@@ -203,7 +206,11 @@ def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> 
             v = route.noise.held(pipe.object_of(clip))
         except ModelError:
             raise
+        except ConfigError as error:
+            problem = problem or error
+            continue
         except SoundcertError:
+            broken = True
             continue
         if pipe.model is not None and pipe.model.loaded is not None:
             SmoothedClassifier(
@@ -214,6 +221,8 @@ def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> 
                 device=budget.device,
             ).base(route, v, budget.seed, clip.digest)
         return route
+    if problem is not None and not broken:
+        raise ConfigError(f"none of the {len(items)} clips fits the pipeline: {problem}")
     return None
 
 
