@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +14,12 @@ from typing import Any
 
 import pytest
 
-import soundcert
-from helpers import HIGH, LOW, WAVEFORM, records, tone, without_times, write, write_tone_model, yaml_of
+from helpers import HIGH, LOW, WAVEFORM, tone, write, write_tone_model, yaml_of
 from soundcert.cli import run as command_line
-from soundcert.config import Config, load_config
-from soundcert.data import Item, load_items
+from soundcert.data import Item
 from soundcert.errors import ConfigError, MissingDependencyError, ModelError, RunError, StalledError
-from soundcert.runs import certify_run, executors
-from soundcert.runs.executors import Executor, LocalExecutor, RayExecutor, _chunks, _RayWorkers
+from soundcert.runs import executors
+from soundcert.runs.executors import LocalExecutor, RayExecutor, _chunks, _RayWorkers
 from soundcert.runs.work import Work
 
 # --- the list, cut into chunks ---------------------------------------------------------------------
@@ -402,6 +398,19 @@ def test_a_cluster_that_cannot_be_joined_says_why(monkeypatch):
         RayExecutor("local").start(WORK).__enter__()
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips that are certified and one that fails."""
+    root = tmp_path_factory.mktemp("executors")
+    write_tone_model(root / "tones.safetensors")
+    for i in range(6):
+        write(root / "clips" / "low" / f"{i}.wav", tone(LOW, i))
+        write(root / "clips" / "high" / f"{i}.wav", tone(HIGH, i))
+    (root / "clips" / "high" / "broken.wav").write_bytes(b"RIFF")
+    (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=12_000))
+    return root
+
+
 def test_what_ray_prints_is_not_among_the_results(home, tmp_path, monkeypatch, capsys):
     @contextmanager
     def start(_: RayExecutor, work: Work) -> Iterator[Any]:
@@ -423,189 +432,3 @@ def test_without_ray_the_error_names_the_package_to_install(home, tmp_path, monk
     assert command_line(call) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install 'soundcert[ray]'" in line
-
-
-# --- Ray -------------------------------------------------------------------------------------------
-
-ODD = '''
-import os
-from dataclasses import dataclass
-from soundcert.errors import ModelError
-from soundcert.stages import Stage
-
-@dataclass(frozen=True)
-class Odd(Stage):
-    """A stage that only works in the process that starts the run."""
-
-    family = "other"
-
-    def __call__(self, x):
-        if os.environ["SOUNDCERT_TEST_DRIVER"] != str(os.getpid()):
-            raise ModelError("the model is odd here")
-        return x
-'''
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An installed package with a stage of its own."""
-    root = tmp_path_factory.mktemp("packages")
-    (root / "odd.py").write_text(ODD)
-    (root / "odd-1.dist-info").mkdir()
-    (root / "odd-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1\n")
-    (root / "odd-1.dist-info" / "entry_points.txt").write_text("[soundcert.stages]\nodd = odd:Odd\n")
-    return root
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips that are certified and one that fails, with a budget that takes each a moment."""
-    root = tmp_path_factory.mktemp("executors")
-    write_tone_model(root / "tones.safetensors")
-    for i in range(6):
-        write(root / "clips" / "low" / f"{i}.wav", tone(LOW, i))
-        write(root / "clips" / "high" / f"{i}.wav", tone(HIGH, i))
-    (root / "clips" / "high" / "broken.wav").write_bytes(b"RIFF")
-    (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=12_000))
-    (root / "odd.yaml").write_text(yaml_of([*WAVEFORM[:-2], "odd", *WAVEFORM[-2:]]))
-    return root
-
-
-def configured(home: Path, name: str = "kws.yaml") -> tuple[Config, list[Item]]:
-    config = load_config(home / name)
-    assert config.data is not None
-    return config, load_items(config.data, home)
-
-
-def certify(home: Path, out: Path, executor: Executor, **kwargs: Any) -> list[dict[str, Any]]:
-    certify_run(*configured(home), out, base=home, executor=executor, **kwargs)
-    return without_times(out)
-
-
-@pytest.fixture(scope="module")
-def whole(home: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What this machine says without Ray."""
-    out = certify(home, tmp_path_factory.mktemp("local") / "run", LocalExecutor())
-    assert {record["status"] for record in out} == {"certified", "failed"}
-    return out
-
-
-@pytest.fixture(scope="module")
-def cluster(packages: Path) -> Iterator[Any]:
-    """Two nodes of one CPU each on this machine, which notice soon that one of them is gone."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'soundcert[ray]'")
-    from ray.cluster_utils import Cluster
-
-    source = Path(soundcert.__file__).parents[1]
-    with pytest.MonkeyPatch.context() as patch:
-        # Workers take the environment of their node, and must find soundcert, installed or not.
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(source), str(packages)]))
-        patch.syspath_prepend(str(packages))
-        patch.setenv("SOUNDCERT_TEST_DRIVER", str(os.getpid()))
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        settings = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
-        settings |= {"health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
-        small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-        made = Cluster(initialize_head=True, head_node_args={**small, "_system_config": settings})
-        try:
-            made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-            made.wait_for_nodes()
-            yield made
-        finally:
-            made.shutdown()
-
-
-@pytest.fixture
-def losses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with every worker that the driver misses."""
-    seen: list[int] = []
-    check = _RayWorkers._check_patience
-
-    def noted(self: _RayWorkers, lost: int, chunk: Any, error: Exception) -> None:
-        seen.append(lost)
-        check(self, lost, chunk, error)
-
-    monkeypatch.setattr(_RayWorkers, "_check_patience", noted)
-    return seen
-
-
-def busy_worker() -> int:
-    """The process of a worker that has clips."""
-    import psutil  # comes with Ray
-
-    while True:
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if process.name().startswith("ray::_Remote.ce") or process.cmdline()[0].startswith(
-                    "ray::_Remote.certify"
-                ):
-                    return int(process.pid)
-            except (psutil.Error, IndexError):
-                continue
-
-
-def at_first_record(act: Callable[[], None]) -> Callable[[Any], None]:
-    return lambda progress: act() if progress.done == 1 else None
-
-
-def test_a_killed_worker_changes_nothing(cluster, home, whole, losses, tmp_path):
-    def kill() -> None:
-        os.kill(busy_worker(), signal.SIGKILL)
-
-    run = tmp_path / "run"
-    out = certify(home, run, RayExecutor(cluster.address), progress=at_first_record(kill))
-    assert losses
-    assert out == whole
-    assert all("seconds" in record for record in records(run) if record["status"] != "failed")
-
-
-def test_a_run_begun_here_is_resumed_on_a_cluster(cluster, home, whole, tmp_path):
-    class StopError(Exception):
-        pass
-
-    def stop() -> None:
-        raise StopError
-
-    with pytest.raises(StopError):
-        certify(home, tmp_path / "run", LocalExecutor(), progress=at_first_record(stop))
-    assert without_times(tmp_path / "run") == whole[:1]
-    assert certify(home, tmp_path / "run", RayExecutor(cluster.address), resume=True) == whole
-
-
-def test_an_error_of_the_model_in_a_worker_is_one_line(cluster, home, tmp_path, capsys):
-    call = ["certify", str(home / "odd.yaml"), "--out", str(tmp_path / "run")]
-    assert command_line([*call, "--executor", "ray", "--address", cluster.address]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == "soundcert: the model is odd here"
-
-
-@pytest.mark.parametrize(
-    ("address", "reason"),
-    [
-        ("127.0.0.1:1", "Connection refused"),
-        ("[::1]:1", ""),
-        ("nowhere.invalid:6379", ""),
-        ("127.0.0.1:70000", ""),
-        ("nonsense", "Invalid address format: nonsense"),
-    ],
-)
-def test_a_cluster_that_is_none_is_one_line(home, tmp_path, capsys, address, reason):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'soundcert[ray]'")
-    call = ["certify", str(home / "kws.yaml"), "--out", str(tmp_path / "run"), "--executor", "ray"]
-    assert command_line([*call, "--address", address]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"soundcert: no Ray cluster at {address!r}: ")
-    assert reason in line
-
-
-def test_a_lost_node_changes_nothing(cluster, home, whole, losses, tmp_path):
-    """The last one: it leaves a cluster of one node."""
-
-    def lose() -> None:
-        (node,) = cluster.worker_nodes
-        cluster.remove_node(node, allow_graceful=False)
-
-    out = certify(home, tmp_path / "run", RayExecutor(cluster.address), progress=at_first_record(lose))
-    assert losses
-    assert out == whole
