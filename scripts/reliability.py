@@ -41,6 +41,10 @@ FOUND = (
      "Python callables ask for trust", "tests/cli/test_loaders.py"),
     ("a record whose `spaces` were not soundcert's ended `report` with a traceback (found by the fuzzer)",
      "left out with a warning", "tests/fuzz/corpus/run"),
+    ("an RF64 file that ended within its own table of sizes was a traceback (found by the fuzzer)",
+     "recorded as failed, with the reason", "tests/fuzz/corpus/audio"),
+    ("a report as CSV made the words of the whole list anew for each clip: 100 000 clips took hours", "made once",
+     "tests/unit/test_load.py"),
     ("results that a slow disk had not taken yet piled up in memory, and so did all records of a run",
      "no more clips are read, and names alone are kept", "tests/unit/test_load.py"),
 )  # fmt: skip

@@ -504,7 +504,8 @@ def _declared_audio(file: BinaryIO) -> tuple[int, int] | None:
     wide = None
     if head[:4] == b"RF64":
         sizes = _find_chunk(file, b"ds64", "<4sI")
-        wide = struct.unpack("<8xQ", file.read(16)) if sizes and sizes[1] >= 16 else None
+        told = file.read(16) if sizes and sizes[1] >= 16 else b""
+        wide = struct.unpack("<8xQ", told) if len(told) == 16 else None
         file.seek(12)
     found = _find_chunk(file, wanted, order + "4sI", align=2)
     return (found[0], wide[0]) if found and wide and found[1] == _STREAMED_SIZE else found
@@ -525,6 +526,8 @@ def _find_chunk(
             return None
         if name == wanted:
             return file.tell(), size
+        if size > 2**62:  # no file goes on so far
+            return None
         file.seek(size + -size % align, os.SEEK_CUR)
     return None
 

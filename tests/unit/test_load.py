@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from soundcert.report import rows
+from soundcert.report.stated import stated
 from soundcert.runs import RunDirectory, open_run, read_records, summarise
 from soundcert.sampling import _MOST_RESULTS, Draw, Task, run_tasks
 from synthetic import many, write_run
@@ -87,6 +89,21 @@ def test_a_summary_holds_less_than_the_records(tmp_path: Path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.8 * records
+
+
+def test_opened_records_share_their_names(tmp_path: Path):
+    run = write_run(tmp_path / "run", many(1000))
+    records = open_run(run).records
+    first, last = ({id(name) for name in record["views"]} for record in (records[0], records[-1]))
+    assert first == last
+
+
+def test_a_table_words_the_list_once_and_not_for_each_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = open_run(write_run(tmp_path / "run", many(50)))
+    worded = []
+    monkeypatch.setattr(rows, "stated", lambda given: worded.append(given) or stated(given))
+    assert len(rows.table(run)[1]) == 50
+    assert len(worded) == 1
 
 
 def test_results_that_nobody_takes_do_not_pile_up():

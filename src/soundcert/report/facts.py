@@ -41,6 +41,8 @@ class Bar:
 
 def readable(run: Run) -> Run:
     """Return the run without values of another kind than this version knows, with a warning where there are any."""
+    if run.looked_through:
+        return run
     info, strange = dict(run.info), []
     for key in ("contract", "config"):
         if not isinstance(info.get(key), dict | None):
@@ -57,10 +59,10 @@ def readable(run: Run) -> Run:
     for record in run.records:
         (kept if _sound(record) else out).append(record)
     if not out:
-        return run
+        return replace(run, looked_through=True)
     some = ", ".join(repr(str(r["clip"])) for r in out[:3])
     warning = f"{len(out)} records have values that this version cannot read, and are left out: {some}"
-    return replace(run, records=tuple(kept), warnings=(*run.warnings, warning))
+    return replace(run, records=tuple(kept), warnings=(*run.warnings, warning), looked_through=True)
 
 
 def _sound_spaces(spaces: object) -> bool:

@@ -155,7 +155,7 @@ def _short(value: object) -> str | None:
 
 def _chains(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return each clip's radii along the chains of bounds; the stages, equal for most clips, are written once."""
-    routes: list[list[str]] = []
+    routes: dict[tuple[str, ...], int] = {}
     out: dict[str, list[Any]] = {}
     for index, record in enumerate(rows):
         spaces = record.get("spaces")
@@ -166,16 +166,14 @@ def _chains(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 found: Any = visible(there.get("reason") or "nothing is proven")
             else:
                 chain = [s for s in there.get("chain") or () if isinstance(s, dict)]
-                stages = [visible(s.get("stage")) for s in chain]
-                if stages not in routes:
-                    routes.append(stages)
+                route = routes.setdefault(tuple(visible(s.get("stage")) for s in chain), len(routes))
                 radii = [s.get("radius") for s in chain]
-                found = [
-                    routes.index(stages),
-                    *(length(r) if r is None or finite(r) else "?" for r in radii),
-                ]
-            out.setdefault(visible(name), [None] * len(rows))[index] = found
-    return {"routes": routes, "chains": out} if out else {}
+                found = [route, *(length(r) if r is None or finite(r) else "?" for r in radii)]
+            shown = visible(name)
+            if shown not in out:
+                out[shown] = [None] * len(rows)
+            out[shown][index] = found
+    return {"routes": list(routes), "chains": out} if out else {}
 
 
 def attack_columns(run: Run) -> dict[str, Any]:

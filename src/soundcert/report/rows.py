@@ -47,7 +47,8 @@ def table(run: Run) -> tuple[dict[str, str], list[dict[str, Any]]]:
     spaces = sorted({name for r in run.records for name in r.get("spaces") or ()})
     columns = {"run": "string", "clip": "string", "status": "string"}
     columns |= {f"contract.{key}": "string" for key in _ABOUT}
-    columns |= dict.fromkeys(_list(run), "string")
+    said = _of_all(run)
+    columns |= dict.fromkeys(said, "string")
     used = {key for r in run.records for key in r}
     columns |= {
         key: _kind(schema)
@@ -60,7 +61,8 @@ def table(run: Run) -> tuple[dict[str, str], list[dict[str, Any]]]:
         columns |= {f"spaces.{name}.chain": "string", f"spaces.{name}.reason": "string"}
     if run.warnings:
         columns["run_warnings"] = "string"
-    return columns, [_row(run, record, columns) for record in run.records]
+        said["run_warnings"] = " | ".join(some_warnings(run, 20))
+    return columns, [{**said, **_row(record, columns)} for record in run.records]
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
@@ -68,11 +70,9 @@ def _kind(schema: Mapping[str, Any]) -> str:
     return "numbers" if kind == "array" else str(kind)
 
 
-def _row(run: Run, record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+def _row(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the record of a clip says."""
     row: dict[str, Any] = {key: record[key] for key in columns if key in record}
-    row["run"] = run.name
-    row |= {f"contract.{key}": _words(run.contract[key]) for key in _ABOUT if key in run.contract}
-    row |= _list(run)
     for name, value in (record.get("views") or {}).items():
         falling = name in VIEWS and VIEWS[name][2]
         row[f"views.{name}"] = (float("-inf") if falling else float("inf")) if value is None else value
@@ -83,13 +83,11 @@ def _row(run: Run, record: Mapping[str, Any], columns: Mapping[str, str]) -> dic
             row[f"spaces.{name}.chain"] = json.dumps(there["chain"], ensure_ascii=False)
         else:
             row[f"spaces.{name}.reason"] = there.get("reason")
-    if run.warnings:
-        row["run_warnings"] = " | ".join(some_warnings(run, 20))
     return row
 
 
-def _list(run: Run) -> dict[str, str]:
-    """Return what is said of the whole list of clips, as far as the run tells it."""
+def _of_all(run: Run) -> dict[str, str]:
+    """Return what every row says: the run, its contract, and the whole list of clips as far as the run tells it."""
     said = dict(stated(run))
     names = {
         "data.dataset": "Data set",
@@ -97,7 +95,10 @@ def _list(run: Run) -> dict[str, str]:
         "clip.rate": "Sampling rate",
         "clip.length": "Clip length",
     }
-    return {column: said[name] for column, name in names.items() if name in said}
+    out = {"run": run.name}
+    out |= {f"contract.{key}": _words(run.contract[key]) for key in _ABOUT if key in run.contract}
+    out |= {column: said[name] for column, name in names.items() if name in said}
+    return out
 
 
 def _words(value: object) -> str:

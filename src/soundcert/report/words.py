@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,33 +13,22 @@ from soundcert.report.terminal import shown
 from soundcert.runs import Run
 
 NBSP = "\u00a0"
-_HIDDEN = {
-    0x061C,
-    0x200B,
-    0x200E,
-    0x200F,
-    0x2028,
-    0x2029,
-    0xFEFF,
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-}
+#: Control characters, marks that separate lines, join or turn the direction of writing, and bytes that were no UTF-8.
+_HIDDEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def visible(text: object) -> str:
     """Return text in which nothing is hidden: control characters, line breaks and marks that turn the
     direction of writing become visible signs, and bytes that were no UTF-8 become �.
     """
-    out = []
-    for char in str(text):
-        code = ord(char)
-        if code < 0x20 or 0x7F <= code < 0xA0 or code in _HIDDEN:
-            out.append(f"⟨U+{code:04X}⟩")
-        elif 0xD800 <= code < 0xE000:
-            out.append("�")
-        else:
-            out.append(char)
-    return "".join(out)
+    return _HIDDEN.sub(_sign, str(text))
+
+
+def _sign(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return "�" if 0xD800 <= code < 0xE000 else f"⟨U+{code:04X}⟩"
 
 
 def length(value: float | None) -> str:

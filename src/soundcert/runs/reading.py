@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from soundcert.errors import RunError
@@ -27,6 +28,7 @@ class Run:
 
     info: run.json. records: the lines of certificates.jsonl, as dicts, in the order of the data list.
     attacks: the lines of attacks.jsonl, if the run was attacked. warnings: what was left out, and why.
+    looked_through: whether all values are known to be of the kinds that reports take (report.facts.readable).
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Run:
     records: tuple[Mapping[str, Any], ...]
     attacks: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    looked_through: bool = False
 
     @property
     def name(self) -> str:
@@ -135,7 +138,7 @@ def _lines(file: Path, warnings: list[str], *, needed: bool = True) -> list[dict
         try:
             if not line.endswith(b"\n"):
                 raise ValueError
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_sharing)
             if not (isinstance(record, dict) and isinstance(record.get("clip"), str)):
                 raise ValueError
         except (ValueError, RecursionError):
@@ -144,6 +147,11 @@ def _lines(file: Path, warnings: list[str], *, needed: bool = True) -> list[dict
             continue
         out.append(record)
     return out
+
+
+def _sharing(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object whose names are one with those of all others: half the memory of many records."""
+    return {intern(name): value for name, value in pairs}
 
 
 def _missing(record: Mapping[str, Any]) -> str | None:
