@@ -130,13 +130,35 @@ def _inside(work: Callable[..., None], arguments: tuple[Any, ...], pipe: Any) ->
     )
 
 
-def measured(work: Callable[..., None], *arguments: Any) -> tuple[float, float, float]:
-    """Return seconds, seconds of a core and the largest memory in MB of a piece of work in a process of its own."""
+def _watch(process: Any, records: Path, growth: list[float]) -> None:
+    """Wait for a process; put its memory in MB at the first and at the last growth of `records` into `growth`."""
+    before = records.stat().st_size if records.exists() else 0
+    while process.is_alive():
+        process.join(0.1)
+        size = records.stat().st_size if records.exists() else 0
+        if size > before and process.is_alive():
+            held = (
+                int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+                * resource.getpagesize()
+                / 2**20
+            )
+            growth[1 if growth else 0 :] = [held]
+        before = size
+
+
+def measured(
+    work: Callable[..., None], *arguments: Any, growth: list[float] | None = None
+) -> tuple[float, float, float]:
+    """Return seconds, seconds of a core and the largest memory in MB of a piece of work in a process of its own.
+
+    growth: gets the memory when the first and when the last record was written, of work that writes any.
+    """
+    growth = [] if growth is None else growth
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_inside, args=(work, arguments, there))
     process.start()
-    process.join()
+    _watch(process, arguments[0] / "run" / "certificates.jsonl", growth)
     if process.exitcode:
         raise SystemExit(f"{work.__name__} ended with exit code {process.exitcode}")
     seconds, used, memory = here.recv()
@@ -158,12 +180,15 @@ def main() -> int:
         folder = Path(name)
 
         def step(what: str, work: Callable[..., None], *arguments: Any) -> None:
-            seconds, used, memory = measured(work, *arguments)
+            growth: list[float] = []
+            seconds, used, memory = measured(work, *arguments, growth=growth)
             steps[what] = {
                 "seconds": round(seconds, 1),
                 "cpu_seconds": round(used, 1),
                 "megabytes": round(memory),
             }
+            if len(growth) == 2:
+                steps[what]["megabytes_while_writing"] = [round(m) for m in growth]
             print(f"{what:28} {seconds:9.1f} s {used:9.1f} s of a core {memory:8.0f} MB", flush=True)
 
         step("the program alone", nothing, folder)

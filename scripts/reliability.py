@@ -80,13 +80,7 @@ def page() -> str:
     for target, found in sorted(results("fuzz").items()):
         if found["ended_well"]:
             out.append(f"| {target} | {found['seconds']} | {found['inputs']} | {found['edges']} | 0 |")
-    out += [
-        "",
-        "Targets that are not in the table have not been run to the end by this command yet.",
-        "",
-        "## Load",
-        "",
-    ]
+    out += ["", "## Load", ""]
     for key, found in results("load").items():
         what = (
             "records appended and flushed as a run does"
@@ -98,6 +92,10 @@ def page() -> str:
                 "", "| step | seconds of a core | largest memory, MB |", "|---|--:|--:|"]  # fmt: skip
         out += [f"| {n} | {s['cpu_seconds']} | {s['megabytes']} |" for n, s in found["steps"].items()]
         out.append("")
+        for n, s in found["steps"].items():
+            if held := s.get("megabytes_while_writing"):
+                out += [f"While `{n}` wrote, its memory was {held[0]} MB at the first record and {held[1]} MB at the last; the "
+                        "rest is the list of clips before, and the summary after.", ""]  # fmt: skip
     out += ["Each step is a process of its own; importing the program is in its memory and mostly in its time.", "",
             "## Found on the way", "", "| what happened | now | test |", "|---|---|---|"]  # fmt: skip
     out += [f"| {happened} | {now} | {test} |" for happened, now, test in FOUND]
