@@ -23,12 +23,14 @@ from soundcert.bounds import accuracy_interval
 from soundcert.config import load_config
 from soundcert.data import load_items
 from soundcert.errors import ConfigError, MissingDependencyError, RunError
+from soundcert.report.accuracy import accuracy_rows
 from soundcert.report.attestation import STATE_DIGEST, statement
 from soundcert.report.attestation_schema import REPORT_TYPE, report_schema
+from soundcert.report.checklist import checklist
 from soundcert.report.forms import FORMS, write_form
 from soundcert.report.latex import escape
 from soundcert.report.rows import FORMULA
-from soundcert.report.study import accuracy_rows, checklist, figure_rows
+from soundcert.report.tables import figure_rows
 from soundcert.runs import Run, certify_run, open_run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,8 +22,8 @@ from typing import Any
 from soundcert.data.config import split_words
 from soundcert.errors import RunError, SoundcertError
 from soundcert.models import bundled, load_weights
+from soundcert.report.accuracy import data_name, policy_of
 from soundcert.report.attestation_schema import REPORT_TYPE
-from soundcert.report.study import data_name, policy_of
 from soundcert.report.words import plain_words
 from soundcert.runs import Run
 from soundcert.runs.directory import RECORDS, RUN

@@ -14,9 +14,9 @@ import yaml
 
 from soundcert.data.config import split_words
 from soundcert.errors import RunError
+from soundcert.report.accuracy import Row, accuracy_rows, data_name, labelled, policy_of, some_warnings
 from soundcert.report.attestation import model_name
 from soundcert.report.stated import stated
-from soundcert.report.study import Row, accuracy_rows, data_name, labelled, policy_of, some_warnings
 from soundcert.report.words import visible
 from soundcert.runs import Run
 

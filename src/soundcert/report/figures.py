@@ -14,9 +14,9 @@ import warnings
 from typing import Any, Literal
 
 from soundcert.errors import RunError
+from soundcert.report.accuracy import counted_good, grouped, labelled, policy_of, share_name, some_warnings
 from soundcert.report.curve import Curve, Intervals, curves, intervals_of
 from soundcert.report.forms import optional
-from soundcert.report.study import counted_good, grouped, labelled, policy_of, share_name, some_warnings
 from soundcert.report.words import visible
 from soundcert.runs import Run
 from soundcert.runs.summary import tied

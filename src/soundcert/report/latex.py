@@ -9,19 +9,18 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from soundcert.report.study import (
+from soundcert.report.accuracy import (
     TABLE_AXES,
     Row,
     accuracy_rows,
-    checklist,
-    contract_rows,
-    figure_rows,
     grouped,
     joined,
     labelled,
     share_name,
     some_warnings,
 )
+from soundcert.report.checklist import checklist
+from soundcert.report.tables import contract_rows, figure_rows
 from soundcert.report.words import percent, plain_words
 from soundcert.runs import Run
 from soundcert.runs.summary import tied

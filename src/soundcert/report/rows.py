@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from soundcert.errors import RunError
+from soundcert.report.accuracy import some_warnings
 from soundcert.report.forms import optional
 from soundcert.report.stated import stated
-from soundcert.report.study import some_warnings
 from soundcert.report.terminal import VIEWS
 from soundcert.runs import Run
 from soundcert.runs.schema import record_schema

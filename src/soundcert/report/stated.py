@@ -11,7 +11,7 @@ from typing import Any
 
 from soundcert.bounds import format_down, format_up
 from soundcert.data.config import split_words
-from soundcert.report.study import data_name, labelled
+from soundcert.report.accuracy import data_name, labelled
 from soundcert.runs import Run
 
 _NOISES = {"gaussian_noise": "Gaussian, independent for each value"}

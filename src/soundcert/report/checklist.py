@@ -1,33 +1,27 @@
-"""What a study must state of a run, in words: the list of arXiv 2606.04210, and what a reader needs beside it.
-
-Conventions
------------
-Text is plain Unicode, and each form escapes it in its own way. U+00A0 joins a number to its unit and U+202F
-parts thousands. Radii and lower ends are rounded down, decibels of a ratio and upper ends up, shares down.
-"""
+"""What a study must state of a run, in words: the list of arXiv 2606.04210, and what a reader needs beside it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import PurePath, PureWindowsPath
 from statistics import median
 from typing import Any
 
-from soundcert.bounds import format_down
-from soundcert.report.curve import Curve, Intervals, curves, intervals_of
-from soundcert.report.terminal import VIEWS, shown
-from soundcert.report.words import length, percent, percents
+from soundcert.report.accuracy import (
+    accuracy_rows,
+    counted_good,
+    data_name,
+    figure,
+    grouped,
+    joined,
+    labelled,
+    over,
+    policy_of,
+    said,
+    share_name,
+)
+from soundcert.report.terminal import shown
+from soundcert.report.words import length, percent
 from soundcert.runs import Run
-from soundcert.runs.summary import SNR_GRID, tied
-
-#: Axes that a table of certified accuracy has, and how each is read.
-TABLE_AXES = {
-    "radius": "Raw radius R: perturbations of norm below R",
-    "snr_db": "SNR-equivalent of the object: perturbations at this SNR or quieter",
-    "file_snr_db": "SNR of the file, proven: perturbations at this SNR or quieter",
-}
+from soundcert.runs.summary import tied
 
 _WHERE = {
     "input": "the decoded samples of the file, before any processing",
@@ -48,101 +42,13 @@ _SCOPE = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """Clips certified against attackers up to a level. interval: outward, of the share (None: there is none)."""
-
-    level: str
-    value: float
-    count: int
-    total: int
-    interval: tuple[float, float] | None
-
-    @property
-    def share(self) -> float:
-        return self.count / self.total
-
-    def interval_text(self) -> str:
-        return "none" if self.interval is None else " to ".join(joined(p) for p in percents(self.interval))
-
-
-def joined(text: str) -> str:
-    """A number, with the sign that numbers have, and its unit, kept on one line."""
-    return re.sub(r"^-(?=\d)", "−", text).replace(" ", "\u00a0")
-
-
-def grouped(number: int) -> str:
-    return f"{number:,}".replace(",", "\u202f")
-
-
-def labelled(run: Run) -> bool:
-    return any(r.get("truth") is not None for r in run.usable)
-
-
-def share_name(run: Run) -> str:
-    """What a share of certified clips is called: without labels it is no accuracy."""
-    return "certified accuracy" if labelled(run) else "certified share (no labels)"
-
-
-def policy_of(run: Run) -> str:
-    """The run's sampling policy: fixed, decide, estimate or budget."""
-    named = next((name for name in ("decide", "estimate", "budget") if run.certify.get(name)), None)
-    return named or next((str(r["policy"]) for r in run.usable if "policy" in r), "fixed")
-
-
-def accuracy_rows(run: Run) -> dict[str, list[Row]]:
-    """Return certified accuracy by radius, and by SNR where there is one, by the axis's name.
-
-    Radii are multiples of σ/2 up to the first that no clip can reach, or those asked about under `decide`.
-    Empty where no clip could be used.
-    """
-    intervals = intervals_of(run)
-    return {
-        c.axis.name: _rows(run, c, intervals)
-        for c in curves(run, intervals)
-        if c.axis.name in TABLE_AXES and c.total
-    }
-
-
-def _rows(run: Run, curve: Curve, intervals: Intervals) -> list[Row]:
-    if curve.axis.name == "radius":
-        asked = sorted({x for r in run.usable for x in r.get("radii") or ()})
-        texts = [f"{x:.6g}" for x in asked or _half_sigmas(run)]
-    else:
-        asked, texts = [], [str(s) for s in SNR_GRID]
-    out = []
-    for text in texts:
-        count = curve.count_at(float(text))
-        interval = intervals.at(count)
-        out.append(Row(text, float(text), count, curve.total, interval))
-        if not count and not asked:
-            break
-    return out
-
-
-def _half_sigmas(run: Run) -> list[float]:
-    sigma = float(run.usable[0]["sigma"])
-    top = max(r["ceiling"] for r in run.usable)
-    within = [k * sigma / 2 for k in range(0, 40) if k * sigma / 2 <= top]
-    return [*within, len(within) * sigma / 2] if len(within) < 40 else within
-
-
-def some_warnings(run: Run, most: int) -> list[str]:
-    """The run's warnings, and how many more there are."""
-    more = len(run.warnings) - most
-    return [*run.warnings[:most], *([f"and {more} more warnings"] if more > 0 else [])]
-
-
-# --- the reporting paragraph -----------------------------------------------------------------------
-
-
 def checklist(run: Run) -> list[tuple[str, str]]:
     """Return what a study must state: (what, in a sentence or two), in the order to be read."""
     items = [
         ("Method", _method(run)),
         ("Certified object", _object(run)),
         ("Perturbation location", _location(run)),
-        ("Gain policy", f"{_said(run, 'gain_policy')}."),
+        ("Gain policy", f"{said(run, 'gain_policy')}."),
         ("Noise", _noise(run)),
         ("Post-noise changes", _post_noise(run)),
         ("Sampling", _sampling(run)),
@@ -159,12 +65,6 @@ def checklist(run: Run) -> list[tuple[str, str]]:
 
 def _texts(value: object) -> list[str]:
     return [str(v) for v in value] if isinstance(value, list | tuple) else []
-
-
-def _said(run: Run, key: str) -> str:
-    """A field of the contract, or that it is not recorded."""
-    value = run.contract.get(key)
-    return "not recorded" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _method(run: Run) -> str:
@@ -184,13 +84,13 @@ def _object(run: Run) -> str:
     size = run.contract.get("dimension")
     count = f"{grouped(size)} values" if isinstance(size, int) else "of a size that is not recorded"
     each = "" if fixed else " in the first clip"
-    return f"the {_said(run, 'certified_object')}, {count}{each}; the contract is {_said(run, 'kind')}."
+    return f"the {said(run, 'certified_object')}, {count}{each}; the contract is {said(run, 'kind')}."
 
 
 def _location(run: Run) -> str:
     if not run.contract:
         return ""
-    where = _said(run, "perturbation_location")
+    where = said(run, "perturbation_location")
     steps = _texts(run.contract.get("pre_noise"))
     above = f"Above the noise: {', '.join(steps)}." if steps else "Nothing stands above the noise."
     if cut := run.contract.get("cut"):
@@ -201,16 +101,16 @@ def _location(run: Run) -> str:
 def _noise(run: Run) -> str:
     if not run.contract:
         return ""
-    sigma = f"σ\u00a0=\u00a0{_said(run, 'sigma')}"
-    name = {"gaussian_noise": "isotropic Gaussian"}.get(_said(run, "noise"), _said(run, "noise"))
-    return f"{name}, {sigma} in the object's own unit ({_said(run, 'unit')})."
+    sigma = f"σ\u00a0=\u00a0{said(run, 'sigma')}"
+    name = {"gaussian_noise": "isotropic Gaussian"}.get(said(run, "noise"), said(run, "noise"))
+    return f"{name}, {sigma} in the object's own unit ({said(run, 'unit')})."
 
 
 def _post_noise(run: Run) -> str:
     if not run.contract:
         return ""
     changes = _texts(run.contract.get("post_noise"))
-    below = [*_texts(run.contract.get("post_noise_stages")), _said(run, "model")]
+    below = [*_texts(run.contract.get("post_noise_stages")), said(run, "model")]
     base = (
         f"the base classifier is {', '.join(below)}, computed by {run.contract.get('engine', 'torch fp32')}"
     )
@@ -297,24 +197,12 @@ def _ceiling(run: Run) -> str:
     )
 
 
-def _over(run: Run) -> str:
-    """The clips that medians are over."""
-    good = counted_good(run)
-    kind = "certified and correct clips" if labelled(run) else "certified clips"
-    return f"the {grouped(len(good))} {kind}"
-
-
-def counted_good(run: Run) -> Sequence[Any]:
-    """The clips that the summary's medians are over: certified, and correct where any clip has a label."""
-    return [r for r in run.good if r.get("truth") is not None] if labelled(run) else run.good
-
-
 def _raw_radius(run: Run) -> str:
     if "median_radius" not in run.summary:
         return ""
     middle = run.summary["median_radius"]
-    unit = _said(run, "unit")
-    out = f"median {length(middle)} in ℓ2, in the object's own unit ({unit}), before any change of unit, over {_over(run)}"
+    unit = said(run, "unit")
+    out = f"median {length(middle)} in ℓ2, in the object's own unit ({unit}), before any change of unit, over {over(run)}"
     good, asked = counted_good(run), policy_of(run) == "decide"
     if {r["ceiling"] for r in good} == {middle}:
         out += "; it is the largest radius asked about" if asked else "; it is the ceiling itself"
@@ -349,17 +237,6 @@ def _scale(run: Run) -> str:
     return out + "."
 
 
-def data_name(run: Run) -> str:
-    """The data set's name: its source's, or the last part of the folder or manifest that the user named."""
-    data = run.config.get("data") or {}
-    source = str(data.get("source") or "")
-    known = {"speech_commands": "Speech Commands", "esc10": "ESC-10", "esc50": "ESC-50"}
-    if source in known:
-        return known[source]
-    root = PurePath(PureWindowsPath(str(data.get("root") or "")).as_posix()).name
-    return f"{source} {root}".strip() or "not recorded"
-
-
 def _data(run: Run) -> str:
     data = run.config.get("data") or {}
     out = data_name(run)
@@ -392,12 +269,12 @@ def _result(run: Run) -> str:
     if not rows:
         return ""
     name = "smoothed accuracy" if labelled(run) else "certified at some radius"
-    out = [f"{name}: {_figure(rows[0])}"] if rows[0].value == 0 else []
+    out = [f"{name}: {figure(rows[0])}"] if rows[0].value == 0 else []
     sigma = float(run.usable[0]["sigma"])
     reach = [r for r in rows if 0 < r.value <= max(c["ceiling"] for c in run.usable)]
     if reach:
         row = next((r for r in reach if r.value == float(f"{sigma:.6g}")), reach[-1])
-        out.append(f"{share_name(run)} at raw radius {row.level}: {_figure(row)}")
+        out.append(f"{share_name(run)} at raw radius {row.level}: {figure(row)}")
     how = (
         f". There are no intervals: {tied(run.usable)}."
         if rows[0].interval is None
@@ -407,114 +284,8 @@ def _result(run: Run) -> str:
     return "; ".join(out) + how
 
 
-def _figure(row: Row) -> str:
-    text = f"{grouped(row.count)}/{grouped(row.total)} ({joined(percent(row.count, row.total))}"
-    return text + (f"; 95\u00a0% interval {row.interval_text()})" if row.interval else ")")
-
-
 def _scope(run: Run) -> str:
     if not run.contract:
         return ""
     own = _SCOPE.get(str(run.contract.get("perturbation_location")), "")
     return f"{own} It does not cover lossy codecs, other processing, or whether a label is correct.".strip()
-
-
-# --- tables ----------------------------------------------------------------------------------------
-
-
-def contract_rows(run: Run) -> list[tuple[str, str]]:
-    """The contract's fields, as the run recorded them."""
-    names = {
-        "kind": "Contract",
-        "certified_object": "Certified object",
-        "perturbation_location": "Perturbation location",
-        "dimension": "Dimension",
-        "unit": "Unit",
-        "norm": "Norm",
-        "noise": "Noise",
-        "sigma": "σ",
-        "gain_policy": "Gain policy",
-        "pre_noise": "Above the noise",
-        "post_noise": "Post-noise changes",
-        "post_noise_stages": "Between noise and model",
-        "model": "Model",
-        "engine": "Engine",
-        "windows": "Windows below the noise",
-        "vote": "Vote of the windows",
-        "cut": "Clips cut above the noise",
-    }
-    out = []
-    for key, name in names.items():
-        if key in run.contract:
-            value = run.contract[key]
-            if isinstance(value, list | tuple):
-                text = ", ".join(str(v) for v in value) or "none"
-            else:
-                text = {"l2": "ℓ2"}.get(str(value), f"{value:g}" if isinstance(value, float) else str(value))
-            out.append((name, text))
-    return out
-
-
-def figure_rows(run: Run) -> list[tuple[str, str]]:
-    """The main figures, each with the clips that it is over."""
-    s = run.summary
-    out = [
-        (
-            "Clips",
-            f"{grouped(run.total)}: {grouped(s['certified'])} certified, {grouped(s['abstained'])} abstained, "
-            f"{grouped(s['failed'])} failed"
-            + ("" if run.finished else f"; only {grouped(len(run.records))} are recorded"),
-        )
-    ]
-    rows = accuracy_rows(run).get("radius") or []
-    if "smoothed_accuracy" in s and rows:
-        total = s["smoothed_accuracy_over"]
-        count = round(s["smoothed_accuracy"] * total)
-        interval = s.get("smoothed_accuracy_interval_95")
-        row = Row("0", 0.0, count, total, tuple(interval) if interval else None)
-        out.append(("Smoothed accuracy", _figure(row)))
-    certified = [r for r in run.usable if r["status"] == "certified"]
-    if certified:
-        full = sum(bool(r["saturated"]) for r in certified)
-        span = sorted({float(r["ceiling"]) for r in certified})
-        what = "Largest radius asked about" if policy_of(run) == "decide" else "Monte-Carlo ceiling"
-        ends = [format_down(x, significant=6) for x in (span[0], span[-1])]
-        out.append((what, ends[0] if len(span) == 1 else f"{ends[0]} to {ends[1]}"))
-        out.append(
-            (
-                "Saturated at it",
-                f"{grouped(full)}/{grouped(len(certified))} certificates ({joined(percent(full, len(certified)))})",
-            )
-        )
-    if "median_radius" in s:
-        out.append(("Median raw radius", f"{length(s['median_radius'])} ({_said(run, 'unit')})"))
-        out += [
-            (f"Median {name.replace('the same', 'radius proven')}", joined(shown(view, s[f"median_{view}"])))
-            for view, (name, _, _) in VIEWS.items()
-            if f"median_{view}" in s
-        ]
-        out.append(("Medians over", _over(run)))
-    for name, there in (s.get("spaces") or {}).items():
-        text = (
-            f"median radius {length(there['median_radius'])}, proven for {there['proven']} of {there['of']} clips"
-            if there["proven"]
-            else f"nothing: {there['reason']}"
-        )
-        out.append((f"Proven in {name!r}", text))
-    settings = run.certify
-    if settings:
-        out.append(
-            (
-                "Sampling",
-                f"policy {policy_of(run)}; n₀ = {settings.get('n0')}, n = {settings.get('n')}, α = {settings.get('alpha')}, "
-                f"bound {settings.get('bound')}, seed {settings.get('seed')}",
-            )
-        )
-    out.append(("Passes", grouped(s["passes"])))
-    identity = run.info.get("identity") or {}
-    out += [
-        (f"{what} (BLAKE2b-128)", str(identity[key]))
-        for key, what in (("model", "Model state"), ("data", "Data list"))
-        if key in identity
-    ]
-    return out
