@@ -1,10 +1,10 @@
 """Everything that has to pass: ruff, mypy, import-linter, generated pages, the documentation, licences, examples in
-docstrings, tests, and on demand the coverage of the mathematics.
+docstrings, tests, and the coverage of the mathematics.
 
-With --coverage, all of the tests together have to run every line and branch of the files that pyproject.toml names
-under [tool.coverage.run].
+All of the tests together have to run every line and branch of the files that pyproject.toml names under
+[tool.coverage.run]; with arguments for pytest, which may leave tests out, coverage is not looked at.
 
-python scripts/check.py [--fix] [--coverage] [PYTEST ARGUMENTS]
+python scripts/check.py [--fix] [PYTEST ARGUMENTS]
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TOOLS = Path(sys.executable).parent
 def main() -> int:
     arguments = sys.argv[1:]
     fix = "--fix" in arguments
-    rest = [a for a in arguments if a not in ("--fix", "--coverage")]
+    rest = [a for a in arguments if a != "--fix"]
     # One torch thread a test process: the processes share the cores already.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    gate = ["--cov", "--cov-config=pyproject.toml"] if "--coverage" in arguments else []
+    gate = [] if rest else ["--cov", "--cov-config=pyproject.toml"]
     steps = [
         [str(TOOLS / "ruff"), "format", *([] if fix else ["--check"]), "."],
         [str(TOOLS / "ruff"), "check", *(["--fix"] if fix else []), "."],

@@ -171,6 +171,10 @@ class TrainConfig(_Numbers):
     patience: int = Field(10, ge=1, description="epochs without a better validation score before stopping")
     validation_draws: int = Field(4, ge=1, description="noisy draws a validation clip")
     seed: int = Field(0, ge=0, description="seed of initialisation, order, augmentation and noise")
+    start: str | None = Field(
+        None,
+        description="weight file (.safetensors) to begin with: layers of the same name and shape are taken from it",
+    )
     clips: DataConfig | None = Field(
         None, description="training clips; by default the data's split 'training'"
     )

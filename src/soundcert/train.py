@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from soundcert.config import Config, TrainConfig
 from soundcert.data import DataConfig, Item, load_items, without_roots
 from soundcert.errors import ConfigError, InputError
-from soundcert.models import save_weights
+from soundcert.models import save_weights, take_weights
 from soundcert.pipeline import Pipeline
 from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import Model, Stage, Windows
@@ -89,6 +89,9 @@ def train(
     if target.exists() and not folder.exists():
         raise ConfigError(f"{target} exists already: remove it first, or choose another --out")
 
+    start = None if settings.start is None else base / settings.start
+    if start is not None and not start.is_file():
+        raise ConfigError(f"train: no weights to start with at {start}: correct `start`, or leave it out")
     items, validation = _split_items(config.data, settings, base)
     labels = pipe.model.labels or tuple(sorted({str(i.label) for i in items}))
     train_set, bad = _load(pipe, items, labels)
@@ -98,8 +101,10 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror or error}; choose another --out") from None
-    identity = _identity(config, labels, items, validation)
+    identity = _identity(config, labels, start, items, validation)
     trainer = _Trainer(pipe, labels, settings, train_set, valid_set, folder, identity)
+    if start is not None:
+        take_weights(trainer.net, start)
     return trainer.run(target, resume, progress, (*bad, *bad_valid))
 
 
@@ -139,11 +144,12 @@ def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[l
     return items, validation
 
 
-def _identity(config: Config, labels: Sequence[str], *lists: Sequence[Item]) -> str:
+def _identity(config: Config, labels: Sequence[str], start: Path | None, *lists: Sequence[Item]) -> str:
     """Digest of everything that a resumed training must share with its beginning."""
     settings = without_roots(config.model_dump(mode="json", include={"data", "pipeline", "train"}))
     clips = [[[item.name, item.label] for item in items] for items in lists]
-    text = json.dumps([settings, list(labels), clips], sort_keys=True)
+    begun = blake2b(start.read_bytes(), digest_size=16).hexdigest() if start else None
+    text = json.dumps([settings, list(labels), begun, clips], sort_keys=True)
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -12,7 +12,7 @@ import pytest
 from rig import certify, check_same, copied, stopped_and_resumed, wait_for_lines
 
 from soundcert.cli.app import bar
-from soundcert.cli.ending import Stopped, stopping_on_signals
+from soundcert.cli.ending import Stopped, advising, stopped, stopping_on_signals
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -79,3 +79,20 @@ def test_a_signal_that_is_swallowed_stops_at_the_next_clip(capsys: pytest.Captur
     with stopping_on_signals(), bar("the next call") as tick:
         tick(1, 2, "clip")
     assert capsys.readouterr().err == ""
+
+
+def test_an_error_that_an_extension_makes_of_a_signal_is_the_signal(capsys: pytest.CaptureFixture[str]):
+    """pydantic, building a validator, reports whatever was raised meanwhile as a fault of the schema."""
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise ValueError(f"no valid schema: {error!r}") from None
+
+    with pytest.raises(Stopped) as caught, stopping_on_signals(), advising("do it again"):
+        work()
+    assert stopped(caught.value) == 143
+    assert capsys.readouterr().err == "soundcert: ended by SIGTERM; do it again\n"
+    with pytest.raises(ValueError, match="an error of its own"), stopping_on_signals(), advising():
+        raise ValueError("an error of its own")

@@ -10,7 +10,6 @@ import math
 import random
 import re
 import sys
-import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from statistics import median
@@ -24,6 +23,7 @@ from soundcert.cli import run
 from soundcert.demo import demo_folder
 from soundcert.errors import InputError, RunError, SoundcertError
 from soundcert.lint import LEVELS, RULES, lint_report, read_report, run_rules
+from soundcert.lint import tables as reading_tables
 from soundcert.lint.fields import FIELDS, point_of, resolve
 from soundcert.lint.forms import as_dict, as_github, as_junit
 from soundcert.lint.numbers import clean, parse, parse_interval
@@ -751,9 +751,7 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
 def test_what_cannot_be_read_is_one_line(tmp_path, capsys, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    started = time.perf_counter()
     assert run(["lint", str(path)]) == 2
-    assert time.perf_counter() - started < 5
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("soundcert: ") and err.count("\n") == 1
@@ -866,13 +864,20 @@ def test_any_table_is_read_or_refused(tmp_path, rows, sign, given_sigma):
         return
 
 
-def test_hundred_thousand_rows_take_about_a_second(tmp_path):
+def test_of_hundred_thousand_rows_equal_texts_are_read_once(tmp_path, monkeypatch):
     generator = random.Random(0)
     rows = [(i, i % 10, i % 10, f"{generator.random():.3}", 1) for i in range(100_000)]
     path = table(tmp_path, rows)
-    started = time.perf_counter()
+    printed, read = reading_tables._printed, 0
+
+    def counted(text: str) -> tuple[float, float]:
+        nonlocal read
+        read += 1
+        return printed(text)
+
+    monkeypatch.setattr(reading_tables, "_printed", counted)
     lint_report(path, given={"n": "100000", "alpha": "0.001", "sigma": "0.25"})
-    assert time.perf_counter() - started < 5
+    assert read == len({text for *_, text, _ in rows})
 
 
 def test_clean():

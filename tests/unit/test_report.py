@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -290,13 +289,10 @@ def test_torn_missing_and_newer_runs_open_with_a_warning(tmp_path):
     assert markdown(newer)
 
 
-def test_two_thousand_clips_are_small_and_quick(tmp_path):
+def test_two_thousand_clips_are_small(tmp_path):
     run = opened(write_run(tmp_path / "big", many(2000, labels=60)))
-    started = time.perf_counter()
     text = render(run)
-    seconds = time.perf_counter() - started
     assert len(text.encode()) < 3_000_000
-    assert seconds < 20
     assert "20 more labels" in Page(text).text
 
 

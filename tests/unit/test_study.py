@@ -328,6 +328,33 @@ def test_one_cell_for_all_targets_has_the_best_mean() -> None:
     ]
 
 
+def test_a_model_may_bring_its_features_and_the_weights_that_it_begins_with(tmp_path: Path) -> None:
+    models = {
+        "tiny": {"network": "ds_cnn"},
+        "own": {
+            "network": "ds_cnn",
+            "features": {"mfcc": {"n_mfcc": 8, "floor": "$floor"}},
+            "train": {"start": "../begun.safetensors"},
+        },
+    }
+    grid = [
+        {"name": "both", "data": ["splits"], "pipeline": ["waveform", "clip"], "model": ["tiny", "own"],
+         "vary": {"sigma": [0.05], "floor": [2.0]}},
+    ]  # fmt: skip
+    study = load_study(save(tmp_path, study_values(models=models, grid=grid)))
+    for cell in cells_of(study):
+        (fit,) = fits_of(study, cell, tmp_path, tmp_path / "out")
+        before, after = fit.config.pipeline[:-2], fit.config.pipeline[-2]
+        assert before[4] == {"gaussian_noise": {"sigma": 0.05}}
+        assert fit.config.train is not None
+        if cell.model == "own":
+            assert after == {"mfcc": {"n_mfcc": 8, "floor": 2.0}}
+            assert fit.config.train.start == str(tmp_path.parent.resolve() / "begun.safetensors")
+        else:
+            assert list(after) == ["log_mel"]
+            assert fit.config.train.start is None
+
+
 def test_expected_draws() -> None:
     assert expected_draws(CertifyConfig(n0=100, n=5000), 1.0) == 5100
     settings = CertifyConfig.model_validate({"n0": 100, "n": 5000, "decide": {"radii": [0.0]}})
@@ -373,6 +400,9 @@ def _replaced(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
         (_replaced(("pipelines", "waveform"), ["mono", {"gaussian_noise": {"sigma": "$sigma"}}]), "over_sigma"),
         (_replaced(("pipelines", "clip"), ["mono", {"gaussian_noise": {"sigma": "$sigma"}}]), "cannot take"),
         (_replaced(("titel",), "x"), "title"),
+        (_replaced(("models", "tiny", "features"), {"mfcc": {}, "log_mel": {}}), "one stage"),
+        (_replaced(("models", "tiny", "start"), "begun.safetensors"), "models.tiny.start"),
+        (_replaced(("models", "tiny", "features"), {"log_mel": {"n_mel": 8}}), "n_mels"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import soundcert
 from helpers import FRONT, HIGH, LOW, RATE, write
 from soundcert.cli import run as command_line
 from soundcert.config import Config, load_config
-from soundcert.errors import ConfigError, InputError
-from soundcert.models import load_weights
+from soundcert.errors import ConfigError, InputError, ModelError
+from soundcert.models import build_network, load_weights
 from soundcert.pipeline import Pipeline
 from soundcert.train import TrainResult, _Trainer, disagreement, train
 
@@ -467,6 +468,58 @@ def test_clips_of_several_lengths_need_fit(home):
     (home / "kws.yaml").write_text(yaml_text().replace("  - fit: {seconds: 0.1}\n", ""))
     with pytest.raises(ConfigError, match="put `fit` into the pipeline"):
         train(load_config(home / "kws.yaml"), base=home)
+
+
+def test_a_training_begins_with_the_weights_that_it_is_given(home):
+    begun = build_network("ds_cnn", 2, {"width": 8, "blocks": 2}).state_dict()
+    trunk = {name: torch.full_like(value, 0.01) for name, value in begun.items() if value.dim() == 4}
+    save_file({**trunk, "of.another.network": torch.ones(3)}, home / "trunk.safetensors")
+    seen = []
+
+    def first(record: dict[str, Any]) -> None:
+        seen.append(record)
+
+    rate = 1e-9  # so small that nothing moves
+    train(
+        config(home, f"epochs: 1, learning_rate: {rate}, start: trunk.safetensors"), base=home, progress=first
+    )
+    assert len(seen) == 1
+    kept = load_weights(home / "out" / "tones.safetensors").module.state_dict()
+    for name, value in trunk.items():
+        assert torch.allclose(kept[name], value, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "message"),
+    [
+        ("absent.safetensors", None, "no weights to start with at"),
+        ("other.safetensors", {"of.another.network": torch.ones(3)}, "no layer of the same name and shape"),
+        ("nan.safetensors", {"6.weight": torch.full((2, 8), torch.nan)}, "not finite"),
+    ],
+)
+def test_weights_that_cannot_be_begun_with_are_refused(home, name, tensors, message):
+    if tensors is not None:
+        save_file(tensors, home / name)
+    with pytest.raises((ConfigError, ModelError), match=message):
+        train(config(home, f"epochs: 1, start: {name}"), base=home)
+
+
+def test_a_training_is_not_resumed_from_another_start(home):
+    def start(value: float) -> None:
+        shape = build_network("ds_cnn", 2, {"width": 8, "blocks": 2}).state_dict()["1.0.weight"].shape
+        save_file({"1.0.weight": torch.full(shape, value)}, home / "trunk.safetensors")
+
+    start(0.1)
+    settings = "epochs: 2, batch: 8, start: trunk.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(config(home, settings), base=home, progress=interrupt)
+    start(0.2)
+    with pytest.raises(ConfigError, match="begun with another config"):
+        train(config(home, settings), base=home, resume=True)
+
+
+def interrupt(_: dict[str, Any]) -> None:
+    raise KeyboardInterrupt
 
 
 def test_weights_that_cannot_be_written_are_refused(home, capsys):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from soundcert.cli.ending import check_stopped, leave, stopped, stopping_on_signals
+from soundcert.cli.ending import advising, check_stopped, leave, stopped, stopping_on_signals
 from soundcert.errors import ConfigError, InputError, RunError, SoundcertError
 
 if TYPE_CHECKING:
@@ -152,12 +152,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     with stopping_on_signals():
         try:
-            result = app(
-                arguments,
-                exit_on_error=False,
-                print_error=False,
-                result_action="return_value",
-            )
+            with advising():
+                result = app(
+                    arguments,
+                    exit_on_error=False,
+                    print_error=False,
+                    result_action="return_value",
+                )
         except CycloptsError as error:
             return _refused(f"{error} See `soundcert --help`")
         except SoundcertError as error:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from soundcert.cli.app import Json, app, print_json
-from soundcert.cli.ending import stopped
+from soundcert.cli.ending import advising
 from soundcert.errors import SoundcertError
 
 data_app = App(name="data")
@@ -78,11 +78,8 @@ def get(
     folder = out or Path(os.environ.get("SOUNDCERT_DATA") or "data")
     if sys.stderr.isatty():
         print(f"{ARCHIVES[name].title}: {ARCHIVES[name].licence}", file=sys.stderr)
-    try:
-        with _steps() as step:
-            done = fetch(name, folder.expanduser(), url=url, sha256=sha256, keep=keep, progress=step)
-    except KeyboardInterrupt as stop:
-        return stopped(stop, "the same command goes on from there")
+    with advising("the same command goes on from there"), _steps() as step:
+        done = fetch(name, folder.expanduser(), url=url, sha256=sha256, keep=keep, progress=step)
     if as_json:
         print_json(done.to_dict())
         return 0

@@ -24,10 +24,10 @@ _asked: list[int] = []
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks the program to end."""
+    """A signal that asks the program to end. advice: how to go on."""
 
-    def __init__(self, number: int = signal.SIGINT) -> None:
-        self.number = number
+    def __init__(self, number: int = signal.SIGINT, advice: str = "") -> None:
+        self.number, self.advice = number, advice
 
 
 @contextlib.contextmanager
@@ -79,9 +79,28 @@ def check_stopped() -> None:
         raise Stopped(_asked[0])
 
 
-def stopped(stop: KeyboardInterrupt, advice: str = "") -> int:
+@contextlib.contextmanager
+def advising(advice: str = "") -> Iterator[None]:
+    """Say how to go on, should a signal end the call in here.
+
+    What an extension was doing then may end as an error of its own: that, too, is the signal's.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if advice:
+            raise Stopped(getattr(stop, "number", signal.SIGINT), advice) from None
+        raise
+    except Exception as error:
+        if _asked:
+            raise Stopped(_asked[0], advice) from error
+        raise
+
+
+def stopped(stop: KeyboardInterrupt) -> int:
     """Say on stderr, in one line, that a signal ended the call and how to go on; return the exit code."""
     number = signal.Signals(getattr(stop, "number", signal.SIGINT))
+    advice = getattr(stop, "advice", "")
     print(f"soundcert: {_NAMED[number.name]}{'; ' if advice else ''}{advice}", file=sys.stderr)
     return 128 + number
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from soundcert.cli.app import Json, app, print_json
+from soundcert.cli.ending import advising
 
 
 @app.command
@@ -57,14 +58,11 @@ def study(
             return 0
         if not as_json:
             print_view(plan_view(costs, jobs))
-        try:
+        with advising("the same command goes on where it stopped"):
             run_study(
                 settings, base, out, only=only, jobs=jobs,
                 tell=lambda line: print(line, file=sys.stderr, flush=True),
             )  # fmt: skip
-        except KeyboardInterrupt:
-            print("soundcert: interrupted; the same command goes on where it stopped", file=sys.stderr)
-            return 130
     found = collect(settings, base, out)
     files = write_study(found, results or out / "results", f"soundcert study {config.as_posix()}")
     if as_json:

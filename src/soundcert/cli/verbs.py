@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from soundcert.cli.app import Data, Json, Limit, Resume, Trust, app, bar, clips_of, load, print_json
-from soundcert.cli.ending import stopped
+from soundcert.cli.ending import advising
 from soundcert.errors import ConfigError, InputError
 
 
@@ -140,23 +140,24 @@ def certify(
         raise ConfigError("--address is the Ray cluster's: add --executor ray")
     settings, items = load(config, data, limit, n0=n0, n=n, alpha=alpha, seed=seed)
     where = RayExecutor(address, workers) if executor == "ray" else LocalExecutor(workers)
-    try:
-        # Ray reports lost nodes on stdout, which is the result's.
-        with redirect_stdout(sys.stderr), bar("certifying") as tick:
-            summary = certify_run(
-                settings,
-                items,
-                out,
-                base=config.parent,
-                resume=resume,
-                report_in=report_in,
-                executor=where,
-                trust=trust,
-                watchdog=watchdog or None,
-                progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
-            )
-    except KeyboardInterrupt as stop:
-        return stopped(stop, f"every finished clip is in {out}. Go on with the same command and --resume")
+    # Ray reports lost nodes on stdout, which is the result's.
+    with (
+        advising(f"every finished clip is in {out}. Go on with the same command and --resume"),
+        redirect_stdout(sys.stderr),
+        bar("certifying") as tick,
+    ):
+        summary = certify_run(
+            settings,
+            items,
+            out,
+            base=config.parent,
+            resume=resume,
+            report_in=report_in,
+            executor=where,
+            trust=trust,
+            watchdog=watchdog or None,
+            progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
+        )
     if as_json:
         print_json(summary)
     else:
@@ -207,14 +208,11 @@ def attack(
     from soundcert.runs import attack_run
 
     settings = Settings(space, goal, steps, restarts, draws, n, level, seed)
-    try:
-        with bar("attacking") as tick:
-            summary = attack_run(
-                run, settings, limit=limit, wav=wav, base=base, trust=trust,
-                progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
-            )  # fmt: skip
-    except KeyboardInterrupt as stop:
-        return stopped(stop, f"every finished clip is in {run}. Go on with the same command")
+    with advising(f"every finished clip is in {run}. Go on with the same command"), bar("attacking") as tick:
+        summary = attack_run(
+            run, settings, limit=limit, wav=wav, base=base, trust=trust,
+            progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
+        )  # fmt: skip
     if as_json:
         print_json(summary)
     else:
@@ -302,10 +300,8 @@ def train(
             flush=True,
         )
 
-    try:
+    with advising("go on with the same command and --resume"):
         result = run_training(settings, base=config.parent, out=out, resume=resume, progress=report)
-    except KeyboardInterrupt as stop:
-        return stopped(stop, "go on with the same command and --resume")
     for reason in result.skipped:
         print(f"soundcert: skipped: {reason}", file=sys.stderr)
     facts = {

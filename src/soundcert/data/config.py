@@ -101,9 +101,11 @@ class DataConfig(BaseModel):
 
 
 def without_roots(values: Any) -> Any:
-    """Return a dumped configuration without the folders of its data: clips count by their names, not by their place."""
+    """Return a dumped configuration without the folders of its data and the weights that it starts with: clips count by
+    their names, not by their place, and weights by their bytes.
+    """
     if isinstance(values, dict):
-        return {key: without_roots(item) for key, item in values.items() if key != "root"}
+        return {key: without_roots(item) for key, item in values.items() if key not in ("root", "start")}
     return [without_roots(item) for item in values] if isinstance(values, list) else values
 
 

@@ -25,6 +25,7 @@ from soundcert.report.terminal import VIEWS
 from soundcert.report.words import length, view_text, visible
 from soundcert.runs import Run
 from soundcert.runs.recordings import config_of, folder_of
+from soundcert.stages import FEATURE_STAGES
 from soundcert.transport import carry
 
 #: Values of one tensor that a page may ask for: a config can name any length.
@@ -77,14 +78,13 @@ class Recipe:
             return self
         names = [_name(s) for s in self.stages]
         gains = [i for i, n in enumerate(names) if n in _GAINS]
-        first = next((i for i, n in enumerate(names) if n in _FEATURES), len(names))
+        first = next((i for i, n in enumerate(names) if n in FEATURE_STAGES), len(names))
         at = gains[-1] + 1 if gains else first
         stages = (*self.stages[:at], spec, *self.stages[at:])
         return replace(self, stages=stages, home=self.home + (self.home > at))
 
 
 _GAINS = frozenset({"rms_normalize", "peak_normalize", "fixed_gain", "standardize"})
-_FEATURES = frozenset({"log_mel", "mfcc", "spectrogram", "kaldi_fbank"})
 #: Changes that may be put into the pipeline: title and stage.
 EXTRAS: dict[str, tuple[str, StageSpec | None]] = {
     "none": ("nothing", None),

@@ -2,7 +2,7 @@
 
 from soundcert.models.networks import NETWORKS, build_network, check_network
 from soundcert.models.optimise import freeze, optimise
-from soundcert.models.weights import LoadedModel, bundled, load_weights, save_weights
+from soundcert.models.weights import LoadedModel, bundled, load_weights, save_weights, take_weights
 
 __all__ = [
     "NETWORKS",
@@ -14,4 +14,5 @@ __all__ = [
     "load_weights",
     "optimise",
     "save_weights",
+    "take_weights",
 ]

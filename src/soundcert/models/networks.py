@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -131,10 +132,63 @@ def res_cnn(
     return nn.Sequential(*layers, GlobalMean(), nn.Dropout(dropout), nn.Linear(last, classes))
 
 
+class Level(nn.Module):
+    """`(batch, bands, frames)` in nats to `(batch, 1, frames, bands)` in bels, `offset` bels louder."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / math.log(10) + self.offset).transpose(1, 2).unsqueeze(1)
+
+
+class Bent(nn.Module):
+    """x above 0, x/5 down to −0.4, and −0.4 below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.leaky_relu(x, 0.2).clamp_min(-0.4)
+
+
+_PAIR = ((1, 3), (3, 1))  # along bands, along frames
+#: The speech embedding's blocks: width, kernels over (frames, bands), and how many of both become one at the end.
+_EMBEDDING = (
+    (24, ((3, 3), *_PAIR), (2, 2)),
+    (48, _PAIR * 2, (1, 2)),
+    (72, _PAIR * 2, (2, 2)),
+    (96, _PAIR * 2, (1, 2)),
+    (96, _PAIR * 2, (2, 2)),
+)
+
+
+def speech_embedding(
+    classes: int, *, frames: int = 101, offset: float = 8.6, dropout: float = 0.2
+) -> nn.Sequential:
+    """Google's speech embedding (Lin et al. 2020, arXiv 2002.01322) with a linear layer on all of its frames.
+
+    For log-mel in nats of 32 bands, 60 to 3800 Hz, Slaney's scale and norm, windows of 25 ms every 10 ms. Convolutions
+    along bands and along frames in turn, without padding in time: a frame of the embedding sees 0.76 s. `frames`: of
+    the features, at least 76. `offset`: bels between the features and those that it was trained on; 8.6 puts a
+    waveform of RMS 1 at an RMS of 2000 in 16 bits. `scripts/speech_embedding.py` writes the published weights, for
+    `train: {start: …}`. About 332 000 parameters; a pass costs eight of `res_cnn`'s.
+    """
+    layers: list[nn.Module] = [Level(offset)]
+    inside, left = 1, frames
+    for width, kernels, pool in _EMBEDDING:
+        for kernel in kernels:
+            layers += [nn.Conv2d(inside, width, kernel, padding=(0, kernel[1] // 2)), Bent()]
+            inside, left = width, left - kernel[0] + 1
+        layers.append(nn.MaxPool2d(pool))
+        left //= pool[0]
+    layers += [nn.Conv2d(inside, 96, (3, 1)), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout), nn.Linear(96 * (left - 2), classes))
+
+
 NETWORKS: Mapping[str, Callable[..., nn.Sequential]] = {
     "ds_cnn": ds_cnn,
     "event_cnn": event_cnn,
     "res_cnn": res_cnn,
+    "speech_embedding": speech_embedding,
 }
 
 

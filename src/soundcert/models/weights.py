@@ -173,3 +173,23 @@ def bundled(name: str) -> Path:
         known = sorted(Path(str(p)).stem for p in inside if str(p).endswith(".safetensors"))
         raise ConfigError(f"no bundled model {name!r} (known: {', '.join(known) or 'none'})")
     return path
+
+
+def take_weights(module: nn.Module, path: Path) -> list[str]:
+    """Copy from a weight file into a network what has the same name and shape; return the names.
+
+    ModelError where the file has nothing for it.
+    """
+    state, _ = _read(path)
+    own = module.state_dict()
+    taken = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    if not taken:
+        raise ModelError(
+            f"{path} has no layer of the same name and shape as the network that is to begin with it"
+        )
+    if bad := [
+        key for key, value in taken.items() if value.is_floating_point() and not value.isfinite().all()
+    ]:
+        raise ModelError(f"{path} has values that are not finite, in {bad[0]}")
+    module.load_state_dict(taken, strict=False)
+    return sorted(taken)

@@ -13,9 +13,9 @@ from soundcert.bounds import format_down, format_up
 from soundcert.data.config import split_words
 from soundcert.report.accuracy import data_name, labelled
 from soundcert.runs import Run
+from soundcert.stages import FEATURE_STAGES
 
 _NOISES = {"gaussian_noise": "Gaussian, independent for each value"}
-_FEATURES = ("log_mel", "mfcc", "spectrogram", "kaldi_fbank")
 
 
 def clock_of(run: Run) -> tuple[int | None, float | None]:
@@ -28,7 +28,7 @@ def clock_of(run: Run) -> tuple[int | None, float | None]:
     for entry in run.config.get("pipeline") or ():
         name, fields = next(iter(entry.items())) if isinstance(entry, Mapping) and entry else (entry, None)
         fields = fields if isinstance(fields, Mapping) else {}
-        if name in _FEATURES and rate is None:
+        if name in FEATURE_STAGES and rate is None:
             rate = _whole(fields.get("rate", 16_000))
         elif name == "resample":
             rate = _whole(fields.get("rate"))

@@ -1,6 +1,6 @@
 """The stages of a pipeline, one file per family."""
 
-from soundcert.stages.base import Stage, known_stages, register, stage_class
+from soundcert.stages.base import FEATURE_STAGES, Stage, known_stages, register, stage_class
 from soundcert.stages.features import FeatureStandardize, LogMel, Mfcc, Spectrogram
 from soundcert.stages.frontends import DynamicRange, FitFrames, KaldiFbank
 from soundcert.stages.gain import FixedGain, PeakNormalize, RmsNormalize, Standardize
@@ -11,6 +11,7 @@ from soundcert.stages.shape import Fit, Mono, RemoveOffset, Resample
 from soundcert.stages.windows import Windows
 
 __all__ = [
+    "FEATURE_STAGES",
     "Clip",
     "DynamicRange",
     "FeatureStandardize",

@@ -97,6 +97,8 @@ def _short(value: object) -> str:
 
 
 S = TypeVar("S", bound=type[Stage])
+#: The stages of soundcert that make features of a waveform, by name.
+FEATURE_STAGES = frozenset({"log_mel", "mfcc", "spectrogram", "kaldi_fbank"})
 _REGISTRY: dict[str, type[Stage]] = {}
 ENTRY_POINTS = "soundcert.stages"
 

@@ -19,6 +19,7 @@ from soundcert.bounds import certified_radius
 from soundcert.config import CertifyConfig, Config, TrainConfig, validate
 from soundcert.data import DataConfig
 from soundcert.errors import ConfigError
+from soundcert.stages import FEATURE_STAGES
 from soundcert.study.config import Block, Scalar, StudyConfig, StudyData
 
 _BLANK = re.compile(r"\$([a-z_]+)")
@@ -121,11 +122,12 @@ def fits_of(study: StudyConfig, cell: Cell, base: Path, out: Path) -> list[Fit]:
     """Return a cell's fits. base: where the study's relative paths start; out: the study's folder."""
     data, model = study.data[cell.data], study.models[cell.model]
     recipe = {**data.train, **model.train}
+    start = {"start": str((base / recipe["start"]).resolve())} if recipe.get("start") else {}
     fits = []
     for split in splits_of(data, base, cell.block):
         folder = out / "cells" / cell.name / split.name
         stages = [
-            *fill(study.pipelines[cell.pipeline], {**data.values, **cell.values}, cell),
+            *fill(_with_features(study, cell), {**data.values, **cell.values}, cell),
             {
                 "model": {
                     "network": model.network,
@@ -141,7 +143,7 @@ def fits_of(study: StudyConfig, cell: Cell, base: Path, out: Path) -> list[Fit]:
         train = validate(
             TrainConfig,
             {**recipe, "clips": split.training, "validation": split.validation,
-             "extra": [_based(d, base) for d in data.extra]},
+             "extra": [_based(d, base) for d in data.extra], **start},
             f"study: train of {cell.name}",
         )  # fmt: skip
         fits.append(
@@ -150,6 +152,21 @@ def fits_of(study: StudyConfig, cell: Cell, base: Path, out: Path) -> list[Fit]:
             )
         )
     return fits
+
+
+def _with_features(study: StudyConfig, cell: Cell) -> list[Any]:
+    """Return the cell's pipeline with the feature stage that its model asks for."""
+    stages, asked = list(study.pipelines[cell.pipeline]), study.models[cell.model].features
+    if not asked:
+        return stages
+    own = [i for i, s in enumerate(stages) if isinstance(s, Mapping) and not FEATURE_STAGES.isdisjoint(s)]
+    if len(own) != 1:
+        raise ConfigError(
+            f"study: model {cell.model!r} has features of its own, for pipelines with one feature stage; "
+            f"{cell.pipeline!r} has {len(own)}"
+        )
+    stages[own[0]] = asked
+    return stages
 
 
 def splits_of(data: StudyData, base: Path, block: Block) -> Iterator[Split]:

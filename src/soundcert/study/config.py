@@ -48,7 +48,16 @@ class StudyModel(_Part):
 
     network: str = Field(description="a reference network")
     options: dict[str, int | float] = Field({}, description="the network's options")
+    features: dict[str, dict[str, Any]] = Field(
+        {}, description="the feature stage that the model asks for, in place of the pipelines' own"
+    )
     train: dict[str, Any] = Field({}, description="fields of the recipe that differ from the data set's")
+
+    @model_validator(mode="after")
+    def _one_stage(self) -> StudyModel:
+        if len(self.features) > 1:
+            raise ValueError("features: name one stage, such as {log_mel: {n_mels: 32}}")
+        return self
 
 
 class Reach(_Part):
