@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -242,6 +248,50 @@ def test_what_was_cut_off_ends_the_same(done: Path, tmp_path: Path) -> None:
         return json.dumps(values)
 
     assert timeless(before) == timeless(after)
+
+
+def wait_while_alive(group: int) -> None:
+    """ProcessLookupError once no process of the group is left."""
+    for _ in range(300):
+        os.killpg(group, 0)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_study(clips: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Their trainings, that would go on for hours, are taken up by the next call."""
+    shutil.copytree(clips, tmp_path, dirs_exist_ok=True)
+    values = study_values()
+    values["data"]["splits"]["train"].update(epochs=100_000, patience=100_000)
+    values["grid"] = [{"name": "long", "data": ["splits"], "pipeline": ["waveform", "clip"], "model": ["tiny"],
+                       "vary": {"sigma": [0.05]}}]  # fmt: skip
+    call = ["study", str(save(tmp_path, values)), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    # SIGINT to this process alone, as it may come from a scheduler; from a terminal it goes to all of them.
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+         f"from soundcert.cli.app import main; main({call!r})"],
+        start_new_session=True, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        logs = [
+            tmp_path / f"out/cells/splits-{p}-tiny-sigma-0.05/model.training/log.jsonl"
+            for p in ("waveform", "clip")
+        ]
+        while not all(log.exists() for log in logs):
+            assert process.poll() is None, process.stderr
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        if number == signal.SIGKILL:
+            assert process.returncode == -number
+        else:
+            assert process.returncode == 128 + number
+            assert "the same command goes on" in said and said.count("soundcert: ") == 1
+        with pytest.raises(ProcessLookupError):
+            wait_while_alive(process.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_grown_grid_adds_only_what_is_new(done: Path, tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ from soundcert.certify import Sampling
 from soundcert.cli import run as command_line
 from soundcert.config import load_config
 from soundcert.data import load_items
+from soundcert.diagnostics import norm_ratio_db
 from soundcert.errors import ConfigError, RunError
 from soundcert.runs import certify_run, verify_run
+from soundcert.runs import replay as replaying
 from soundcert.runs.replay import near_ties
 from soundcert.runs.verifying import recompute
 
@@ -137,8 +139,6 @@ def test_nothing_is_written(home):
 
 def raised(row: dict[str, Any], count: int) -> None:
     """A forger who knows the formulas: count, bound, radius and all that follows from them agree."""
-    from soundcert.diagnostics import norm_ratio_db
-
     row["count"] = count
     row["p_lower"] = bounds.clopper_pearson_lower(count, row["n"], row["alpha"])
     row["radius"] = bounds.certified_radius(count, row["n"], row["alpha"], row["sigma"])
@@ -328,6 +328,89 @@ def test_another_machines_noise_is_judged_by_chance(copied):
     assert "certified again" in found(run)
 
 
+@pytest.fixture
+def one_near_tie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every micro-batch the first draw counts as one that rounding could turn."""
+    monkeypatch.setattr(replaying, "near_ties", lambda logits, _: torch.arange(len(logits)) == 0)
+
+
+def recounted(row: dict[str, Any], count: int) -> None:
+    row["count"] = count
+    row["p_lower"] = bounds.clopper_pearson_lower(count, row["n"], row["alpha"])
+
+
+@pytest.mark.usefixtures("one_near_tie")
+def test_votes_that_rounding_could_turn_explain_as_many_votes_and_no_more(copied):
+    run = copied / "fixed"
+    even = next(r for r in records(run) if r["clip"].endswith("even.wav"))
+    batches = -(-even["n"] // json.loads((run / "run.json").read_text())["engine"]["micro_batch"])
+    for change, kind in (
+        (1, "explained by rounding"),
+        (batches, "explained by rounding"),
+        (batches + 1, "contradicted"),
+    ):
+        edit_record(run, "even.wav", lambda row, by=change: recounted(row, even["count"] - by))
+        kinds = {r["clip"]: r["counts"] for r in verify_run(run, sample=99).sampled}
+        assert kinds.pop(even["clip"]) == kind
+        assert set(kinds.values()) == {"identical"}
+
+
+@pytest.mark.usefixtures("one_near_tie")
+@pytest.mark.parametrize("n", [None, 300, 400])
+def test_rounding_explains_no_decision_that_the_draws_do_not_bear(copied, n):
+    """A forged end of a sequential test: every draw a success, and the largest radius."""
+    run = copied / "decide"
+    even = next(r for r in records(run) if r["clip"].endswith("even.wav"))
+
+    def forge(row: dict[str, Any]) -> None:
+        row["n"] = row["count"] = n or row["n"]
+        raised(row, row["n"])
+        row.update(radius=2 * SIGMA, saturated=True)
+        row["views"].update(r_over_sigma=2.0, snr_db=norm_ratio_db(row["object_norm"], 2 * SIGMA))
+        row["p_lower"] = bounds.probability_of_radius(2 * SIGMA, SIGMA)
+
+    assert even["count"] < 0.9 * even["n"]
+    edit_record(run, "even.wav", forge)
+    assert any("draws gave" in text for text in found(run)["certified again"])
+
+
+@pytest.mark.usefixtures("one_near_tie")
+def test_an_end_before_any_vote_was_turned_is_no_rounding(copied, monkeypatch):
+    run = copied / "decide"
+    monkeypatch.setattr(replaying, "near_ties", lambda logits, _: torch.zeros(len(logits), dtype=torch.bool))
+    certified = next(r for r in records(run) if r["clip"].endswith("low/1.wav"))
+    edit_record(
+        run, "low/1.wav", lambda row: row.update(n=certified["n"] + 40, count=certified["count"] + 40)
+    )
+    assert any("draws gave" in text for text in found(run)["certified again"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r.update(gain=r["gain"] * 1.01), "gain is"),
+        (lambda r: r["views"].update(file_snr_db=r["views"]["file_snr_db"] - 30), "views.file_snr_db is"),
+        (lambda r: r["spaces"]["file"].update(radius=1.0), "spaces.file.radius is 1.0"),
+        (lambda r: r.pop("spaces"), "spaces"),
+    ],
+    ids=["gain", "view", "radius", "none"],
+)
+def test_facts_are_compared_where_the_noise_is_another_machines_too(copied, change, words):
+    run = copied / "fixed"
+    edit(run / "run.json", lambda facts: facts["environment"].update(torch="1.0"))
+    even = next(r for r in records(run) if r["clip"].endswith("low/1.wav"))
+
+    def forge(row: dict[str, Any]) -> None:
+        raised(row, even["count"] - 1)
+        row["views"] = {**even["views"], **row["views"]}
+        change(row)
+
+    edit_record(run, "low/1.wav", forge)
+    result = verify_run(run, sample=99)
+    assert "consistent" in {r["counts"] for r in result.sampled}
+    assert any(words in text for text in found(run)["certified again"])
+
+
 # --- the command line ------------------------------------------------------------------------------
 
 
@@ -351,16 +434,53 @@ def test_what_is_no_run_is_refused(copied):
         verify_run(copied / "fixed")
 
 
+STRANGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "n": lambda r: r.update(n="abc"), "count": lambda r: r.update(count=None), "sigma": lambda r: r.update(sigma="x"),
+    "views": lambda r: r.update(views=[]), "set_aside": lambda r: r.update(set_aside="a"),
+    "radii": lambda r: r.update(radii=5), "spaces": lambda r: r.update(spaces=["file"]),
+    "max_other": lambda r: r.update(max_other="a"), "object_norm": lambda r: r.update(object_norm="q"),
+    "radius": lambda r: r.update(radius="q"), "status": lambda r: r.pop("status"),
+}  # fmt: skip
+STRANGE_FACTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no engine": lambda f: f.pop("engine"), "engine": lambda f: f["engine"].update(colour="red"),
+    "device": lambda f: f["engine"].update(device="zz"), "batch": lambda f: f["engine"].update(micro_batch=0),
+    "identity": lambda f: f.update(identity=[1]), "empty identity": lambda f: f.update(identity={}),
+    "contract": lambda f: f.update(contract=[1]), "contract text": lambda f: f.update(contract="a"),
+    "folder": lambda f: f.update(folder=3), "no folder": lambda f: f.update(folder=None),
+    "report_in": lambda f: f.update(report_in=3), "environment": lambda f: f.update(environment=[1]),
+    "config": lambda f: f.update(config="a"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "verb", [["verify"], ["verify", "--records-only"], ["attack", "--goal", "inside", "--limit", "1"]]
+)
+@pytest.mark.parametrize("what", [*STRANGE, *STRANGE_FACTS])
+def test_strange_runs_of_others_are_told_in_a_line(copied, capsys, verb, what):
+    run = copied / "fixed"
+    if what in STRANGE:
+        edit_record(run, "low/1.wav", STRANGE[what])
+    else:
+        edit(run / "run.json", STRANGE_FACTS[what])
+    code = command_line([verb[0], str(run), *verb[1:]])
+    said = capsys.readouterr().err
+    assert code in (0, 1, 2)
+    if code == 2:
+        assert said.splitlines()[-1].startswith("soundcert: ")
+    if verb == ["verify"]:
+        assert code != 0
+
+
 # --- parts -----------------------------------------------------------------------------------------
 
 
-def test_near_ties_are_counted():
+def test_near_ties_are_told():
     logits = torch.tensor(
         [[1.0, 0.0], [1.0, 1.0 - 1e-6], [0.0, 1.0], [2.0, 0.5], [5.0, -torch.inf], [torch.nan, 1.0]]
     )
-    assert near_ties(logits, 1e-4) == 1
-    assert near_ties(torch.ones(3, 2), 1e-4) == 3  # whatever decides here, it is not the logits
-    assert near_ties(logits[:, :1], 1e-4) == 0
+    assert near_ties(logits, 1e-4).tolist() == [False, True, False, False, False, False]
+    assert near_ties(torch.ones(3, 2), 1e-4).all()  # whatever decides here, it is not the logits
+    assert not near_ties(logits[:, :1], 1e-4).any()
 
 
 @pytest.mark.parametrize("seed", range(3))

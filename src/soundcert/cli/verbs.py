@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from soundcert.cli.app import Data, Json, Limit, Resume, Trust, app, bar, clips_of, load, print_json
+from soundcert.cli.app import Data, Json, Limit, Resume, Trust, app, bar, clips_of, load, print_json, reading
 from soundcert.cli.ending import advising
 from soundcert.errors import ConfigError, InputError
 
@@ -208,7 +208,11 @@ def attack(
     from soundcert.runs import attack_run
 
     settings = Settings(space, goal, steps, restarts, draws, n, level, seed)
-    with advising(f"every finished clip is in {run}. Go on with the same command"), bar("attacking") as tick:
+    with (
+        reading(run),
+        advising(f"every finished clip is in {run}. Go on with the same command"),
+        bar("attacking") as tick,
+    ):
         summary = attack_run(
             run, settings, limit=limit, wav=wav, base=base, trust=trust,
             progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from soundcert.cli.app import Json, Trust, app, bar, print_json
+from soundcert.cli.app import Json, Trust, app, bar, print_json, reading
 
 
 @app.command
@@ -35,7 +35,7 @@ def verify(
     """
     from soundcert.runs.verifying import lines, verify_run
 
-    with bar("verifying") as tick:
+    with reading(run), bar("verifying") as tick:
         found = verify_run(
             run, sample=sample, sample_seed=sample_seed, records_only=records_only, base=base, trust=trust,
             progress=tick,

@@ -17,7 +17,7 @@ from typing import Any
 from soundcert.attack import Attacker, Claim, Deployments, Settings
 from soundcert.audio import Clip
 from soundcert.certify import SmoothedClassifier
-from soundcert.classifier import Fastest
+from soundcert.classifier import engine_of
 from soundcert.data.sources import sample
 from soundcert.errors import ConfigError, InputError, RunError
 from soundcert.pipeline import Pipeline
@@ -76,7 +76,7 @@ def attack_run(
             check_space(pipe.route(clip.space), settings.space)
             break
     named = {**settings.to_dict(), "wav": wav}
-    engine = Fastest(**facts["engine"])
+    engine = engine_of(facts)
     how: dict[str, Any] = {
         "micro_batch": engine.micro_batch, "engine": engine.engine, "precision": engine.precision, "device": engine.device,
     }  # fmt: skip

@@ -43,15 +43,26 @@ def replay(task: Task[T]) -> Replay[T]:
                     key = NoiseKey(task.seed, purpose, task.digest)
                     streams[purpose] = noise_stream(key, task.base.noise, task.first)
                 seen, close = _draw(task.base, task.v, streams[purpose], draw.need)
-                near[purpose] = near.get(purpose, 0) + close
+                near[purpose] = near.get(purpose, 0) + int(close.sum())
                 draw = task.plan.send(seen)
         except StopIteration as end:
             return Replay(end.value, near)
 
 
-def _draw(base: BaseClassifier, v: Tensor, stream: NoiseStream, count: int) -> tuple[np.ndarray, int]:
+def draws(task: Task[T], purpose: Purpose, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first votes of a purpose, whatever the plan asks for, and which of them rounding could have turned.
+
+    Both `(count,)`, int16 and bool.
+    """
+    with torch.inference_mode(), single_threaded():
+        stream = noise_stream(NoiseKey(task.seed, purpose, task.digest), task.base.noise, task.first)
+        return _draw(task.base, task.v, stream, count)
+
+
+def _draw(base: BaseClassifier, v: Tensor, stream: NoiseStream, count: int) -> tuple[np.ndarray, np.ndarray]:
     out = np.empty(count, dtype=np.int16)
-    near, done = 0, 0
+    near = np.empty(count, dtype=bool)
+    done = 0
     rows = torch.zeros(base.micro_batch, *base.shape, device=base.device)
     while done < count:
         size = min(len(rows), count - done)
@@ -59,18 +70,18 @@ def _draw(base: BaseClassifier, v: Tensor, stream: NoiseStream, count: int) -> t
         rows[size:] = rows[0]
         logits = base(rows)[:size]
         out[done : done + size] = votes(logits).cpu().numpy()
-        near += near_ties(logits, NEAR[base.engine.precision])
+        near[done : done + size] = near_ties(logits, NEAR[base.engine.precision]).cpu().numpy()
         done += size
     return out, near
 
 
-def near_ties(logits: Tensor, share: float) -> int:
-    """Return how many rows have two best logits within `share` of the median spread of rows that have one."""
+def near_ties(logits: Tensor, share: float) -> Tensor:
+    """Return which rows have two best logits within `share` of the median spread of rows that have one, `(rows,)` bool."""
     if logits.shape[1] < 2:
-        return 0
+        return torch.zeros(len(logits), dtype=torch.bool)
     best = logits.double().topk(2, dim=1).values
     finite = logits.double().masked_fill(~torch.isfinite(logits), torch.nan)
     spreads = finite.nan_to_num(nan=-torch.inf).amax(1) - finite.nan_to_num(nan=torch.inf).amin(1)
     spreads = spreads[spreads > 0]
     spread = float(spreads.median()) if len(spreads) else 0.0
-    return int((best[:, 0] - best[:, 1] <= share * spread).sum())
+    return best[:, 0] - best[:, 1] <= share * spread

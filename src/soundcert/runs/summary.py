@@ -99,7 +99,7 @@ def _needed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _in_space(good: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     """Return the median radius carried to a space, and the chain of the clip that has it (the lower median)."""
-    there = [(r["clip"], r["spaces"][name]) for r in good if name in r["spaces"]]
+    there = [(r["clip"], r["spaces"][name]) for r in good if name in r.get("spaces", ())]
     proven = [(clip, s) for clip, s in there if s["proven"]]
     if not proven:
         return {"proven": 0, "of": len(there), "reason": there[0][1]["reason"]}

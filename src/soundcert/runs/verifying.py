@@ -19,8 +19,8 @@ import numpy as np
 
 from soundcert.audio import Clip
 from soundcert.certify import Sampling, SmoothedClassifier, bounds_of, conclude, level_of, set_aside
-from soundcert.classifier import Fastest, computed_by
-from soundcert.config import Budget, Config, validate
+from soundcert.classifier import computed_by, engine_of
+from soundcert.config import Budget, Config, Decide, validate
 from soundcert.contract import read_contract
 from soundcert.data import Item, load_items
 from soundcert.diagnostics import norm_ratio_db
@@ -30,7 +30,7 @@ from soundcert.policies import Pilot, Sampled, pilot_plan, rules
 from soundcert.runs.certify_run import SHARES, check_labels, environment, identity_of
 from soundcert.runs.directory import read_json
 from soundcert.runs.reading import Run, open_run
-from soundcert.runs.replay import Replay, replay
+from soundcert.runs.replay import Replay, draws, replay
 from soundcert.runs.summary import summarise
 from soundcert.runs.work import in_space
 from soundcert.sampling import Task
@@ -144,7 +144,7 @@ def verify_run(
     checks.append(again)
     sampled = []
     if chosen:
-        judge = _Judge(run, config, pipe, sampling)
+        judge = _Judge(run, pipe, sampling)
         for number, index in enumerate(chosen, start=1):
             found = judge.again(usable[index], places[usable[index]["clip"]])
             sampled.append(found)
@@ -297,7 +297,7 @@ def _alike(have: Any, want: Any, tolerance: float) -> bool:
 
 def _digests(run: Run, pipe: Pipeline, items: Sequence[Item], sampling: Sampling) -> list[str]:
     """Return which parts of the run's identity are not those of its config, model and data list now."""
-    chosen = Fastest(**run.info["engine"])
+    chosen = engine_of(run.info)
     runtime = pipe.model.runtime if pipe.model else None
     engine = computed_by(chosen.engine, chosen.precision, chosen.device, runtime)
     # Runs of earlier versions did not keep the spaces asked for; their records name them.
@@ -386,9 +386,10 @@ def _recording(
 class _Judge:
     """Certifies clips of a run once more, under the same keys, and compares."""
 
-    def __init__(self, run: Run, config: Config, pipe: Pipeline, sampling: Sampling) -> None:
-        chosen = Fastest(**run.info["engine"])
+    def __init__(self, run: Run, pipe: Pipeline, sampling: Sampling) -> None:
+        chosen = engine_of(run.info)
         self._sampling, self._pipe = sampling, pipe
+        self._report_in: Sequence[str] | None = run.info.get("report_in")
         self._classifier = SmoothedClassifier(
             pipe,
             micro_batch=chosen.micro_batch,
@@ -423,12 +424,14 @@ class _Judge:
             if share is not None:
                 found += self._pilot(clip.name, share[0], pilot)
         plan = sampling.at(route).plan(base.classes, float(route.noise.sigma), share)
-        made = replay(Task(base, held, sampling.seed, clip.digest, plan))
-        kind = self._compare(record, base.labels, made, found)
-        if kind == "identical":
-            certificate = conclude(clip, route, trace, base, made.result, sampling)
+        task = Task(base, held, sampling.seed, clip.digest, plan)
+        made = replay(task)
+        kind = self._compare(record, base.labels, task, made, found)
+        if kind != "contradicted":
+            sampled = made.result if kind == "identical" else self._as_recorded(record, base.labels)
+            certificate = conclude(clip, route, trace, base, sampled, sampling)
             again = certificate.to_dict()
-            if spaces := record.get("spaces"):
+            if certificate.status == "certified" and (spaces := self._spaces(record)):
                 again["spaces"] = {name: in_space(certificate, name) for name in spaces}
             found += _facts(record, again)
         count = int(made.result.counts[base.labels.index(record["candidate"])]) if not found else None
@@ -458,8 +461,30 @@ class _Judge:
             f"{name}: the pilot gave class {told.top} {told.count} times, now class {got.top} {got.count} times"
         ]
 
+    def _spaces(self, record: Mapping[str, Any]) -> Sequence[str]:
+        # Runs of earlier versions did not keep what was asked for.
+        return tuple(record.get("spaces", ()) if self._report_in is None else self._report_in)
+
+    def _as_recorded(self, record: Mapping[str, Any], labels: Sequence[str]) -> Sampled:
+        """The draws as the record counts them; other classes share one count, the largest."""
+        top = labels.index(record["candidate"])
+        counts = np.zeros(len(labels), dtype=np.int64)
+        counts[top - 1] = record.get("max_other", 0)
+        counts[top] = record["count"]
+        return Sampled(top, counts, record["n"], record["n0"], self._accepted(record))
+
+    def _accepted(self, record: Mapping[str, Any]) -> int:
+        """How many radii of `decide` the record counts as accepted."""
+        radii, radius = tuple(record.get("radii", ())), record.get("radius")
+        return radii.index(radius) + 1 if radius in radii else 0
+
     def _compare(
-        self, record: Mapping[str, Any], labels: Sequence[str], made: Replay[Sampled], found: list[str]
+        self,
+        record: Mapping[str, Any],
+        labels: Sequence[str],
+        task: Task[Sampled],
+        made: Replay[Sampled],
+        found: list[str],
     ) -> str:
         """Return "identical", "explained by rounding", "consistent" or "contradicted"; the last goes to `found`."""
         name, told, n = record["candidate"], record["count"], record["n"]
@@ -470,8 +495,7 @@ class _Judge:
         chosen = labels[made.result.top]
         if (got, m, made.result.first, chosen) == (told, n, record["n0"], name):
             return "identical"
-        turned = sum(made.near.values())
-        if self.same_noise and turned and (m != n or abs(got - told) <= made.near.get("estimation", 0)):
+        if self.same_noise and self._rounding(record, labels, task, made):
             return "explained by rounding"
         # With one class and one count n fixed, a few votes more or less under *other* noise say nothing.
         if not self.same_noise and _plausible(told, n, got, m):
@@ -481,6 +505,40 @@ class _Judge:
             + ("" if chosen == name else f", where {chosen!r} was chosen")
         )
         return "contradicted"
+
+    def _rounding(
+        self, record: Mapping[str, Any], labels: Sequence[str], task: Task[Sampled], made: Replay[Sampled]
+    ) -> bool:
+        """Whether the record can be of these very draws, with no votes turned but near ties.
+
+        The draws that the record is about are made once more, however many they are, and each decision that it claims
+        must follow from some turning of the near ties among them.
+        """
+        policy, n, m = self._sampling.policy, record["n"], made.result.n
+        choice = made.near.get("selection", 0) + made.near.get("pilot", 0)
+        if (labels[made.result.top], made.result.first) != (record["candidate"], record["n0"]) and not choice:
+            return False
+        if not n:
+            return bool(choice)
+        votes, near = draws(task, "estimation", n)
+        failures = np.cumsum(votes != labels.index(record["candidate"]))
+        turned = np.cumsum(near)
+        if abs(n - record["count"] - int(failures[-1])) > turned[-1]:
+            return False
+        if n != m:  # it ended elsewhere: because of a vote that was turned before
+            earlier = int(turned[min(n, m) - 1]) if m and isinstance(policy, Decide) else 0
+            if not choice + earlier:
+                return False
+        if not isinstance(policy, Decide):
+            return True
+        level = level_of(self._sampling.alpha, record.get("set_aside", 0.0))
+        accepted = rules(policy, record["sigma"], self._sampling.n, level)[: self._accepted(record)]
+        fewest = failures - turned
+        return all(
+            bool((test.accept[: len(looks)] >= fewest[looks - 1]).any())
+            for test in accepted
+            for looks in [test.looks[test.looks <= n]]
+        )
 
 
 def _plausible(a: int, n: int, b: int, m: int) -> bool:

@@ -8,10 +8,12 @@ clips). Nothing that is finished is done again; a folder that was made with anot
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +186,27 @@ def _workers(jobs: int) -> Iterator[Callable[..., Future[str]]]:
         return
     # spawn: a forked child would inherit torch's thread pool in whatever state it is in.
     with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
     ) as pool:
-        yield pool.submit
+        try:
+            yield pool.submit
+        except KeyboardInterrupt:  # a training would otherwise be waited for to its end
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _begin_worker() -> None:
+    """One thread a worker; and none outlives the process that gives it work, however that ends."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _now(work: Callable[[Fit], str], fit: Fit) -> Future[str]:
