@@ -133,7 +133,7 @@ class SmoothedClassifier:
         digests: deque[str] = deque()
 
         def tasks() -> Iterator[Task[Pilot]]:
-            for clip, _, v, base in self._prepared(clips, sampling.seed, failed):
+            for clip, _, v, base in self._prepared(clips, sampling, failed):
                 digests.append(clip.digest)
                 yield Task(
                     base, v.to(base.device), sampling.seed, clip.digest, pilot_plan(base.classes, sampling.n0)
@@ -158,7 +158,7 @@ class SmoothedClassifier:
         waiting: deque[tuple[Clip, Route, list[Tensor], BaseClassifier]] = deque()
 
         def tasks() -> Iterator[Task[Sampled]]:
-            for clip, trace, v, base in self._prepared(clips, sampling.seed, failed):
+            for clip, trace, v, base in self._prepared(clips, sampling, failed):
                 route = self.pipe.route(clip.space)
                 if shares is not None and clip.digest not in shares:
                     if failed is None:
@@ -175,7 +175,7 @@ class SmoothedClassifier:
             yield conclude(*waiting.popleft(), sampled, sampling)
 
     def _prepared(
-        self, clips: Iterable[Clip], seed: int, failed: dict[str, str] | None
+        self, clips: Iterable[Clip], sampling: Sampling, failed: dict[str, str] | None
     ) -> Iterator[tuple[Clip, list[Tensor], Tensor, BaseClassifier]]:
         """Yield each clip with its trace through the front, its object as noise is added to it, and its base classifier."""
         for clip in clips:
@@ -183,6 +183,7 @@ class SmoothedClassifier:
                 route = self.pipe.route(clip.space)
                 trace = self.pipe.front_trace(clip)
                 v = route.noise.held(trace[-1])
+                sampling.at(route)  # a long clip may need more of alpha than there is
             except ModelError:
                 raise
             except (InputError, ConfigError) as error:
@@ -190,7 +191,7 @@ class SmoothedClassifier:
                     raise
                 failed[clip.name] = str(error)
                 continue
-            yield clip, trace, v, self.base(route, v, seed, clip.digest)
+            yield clip, trace, v, self.base(route, v, sampling.seed, clip.digest)
 
     def predict(
         self, clip: Clip, *, n: int = 1000, alpha: float = 1e-3, seed: int | None = None
@@ -260,8 +261,16 @@ class Sampling:
         check_policy(self.policy, self.n, self.alpha, sigma)
 
     def at(self, route: Route) -> Sampling:
-        """Return this sampling at the level that is left of alpha for the bounds, for objects of a route."""
-        return replace(self, alpha=level_of(self.alpha, set_aside(route, self.n, self.alpha)))
+        """Return this sampling at the level that is left of alpha for the bounds, for objects of a route.
+
+        ConfigError where that level is too small for the policy, or nothing much would be left.
+        """
+        aside = set_aside(route, self.n, self.alpha)
+        if not aside:
+            return self
+        out = replace(self, alpha=level_of(self.alpha, aside))
+        out.check(float(route.noise.sigma))
+        return out
 
     def plan(self, classes: int, sigma: float, share: tuple[Pilot, int] | None) -> Plan[Sampled]:
         """Return the plan of one clip."""

@@ -56,7 +56,7 @@ class Draw:
     upto: int = 0
 
 
-#: Asks for draws, is sent their votes (int16, in the order of the rows, −1 for none), returns its result.
+#: Asks for draws, is sent their votes (int32, in the order of the rows, −1 for none), returns its result.
 Plan = Generator[Draw, np.ndarray, T]
 
 
@@ -181,7 +181,7 @@ class _Active(Generic[T]):
 
     def ask(self, draw: Draw) -> None:
         self.draw, self.given, self.answered = draw, 0, 0
-        self.seen = np.empty(max(draw.need, draw.upto), dtype=np.int16)
+        self.seen = np.empty(max(draw.need, draw.upto), dtype=np.int32)
 
     @property
     def waiting(self) -> int:

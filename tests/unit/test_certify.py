@@ -735,3 +735,51 @@ def test_certified_accuracy_counts_clips_certified_with_their_label_at_the_radiu
 def test_the_one_sided_radius_is_sigma_times_the_quantile_by_scipy():
     certificate = sc.certify(plain(constant()), clip(), n=1000, alpha=0.01)
     assert certificate.radius == pytest.approx(SIGMA * float(ndtri(0.01 ** (1 / 1000))), rel=1e-12)
+
+
+@pytest.mark.parametrize("winner", [32_767, 32_768, 40_000, 65_535, 65_541, 69_999])
+def test_of_very_many_classes_the_one_that_won_is_named(winner: int) -> None:
+    """A class has to survive the way to the counts: as a 16-bit number 65 541 would be class 5."""
+
+    def net(x: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(x), 70_000)
+        logits[:, winner] = 1.0
+        return logits
+
+    clip = sc.Clip.from_array(np.arange(-32, 32, dtype=np.int16) * 100, 16_000)
+    pipe = sc.Pipeline([sc.stages.GaussianNoise(sigma=0.1), net])
+    found = sc.certify(pipe, clip, n0=10, n=100, alpha=0.01)
+    assert (found.status, found.candidate, found.count) == ("certified", str(winner), 100)
+    assert sc.predict(pipe, clip, n=50, seed=1).label == str(winner)
+    from soundcert.certify import Sampling, SmoothedClassifier
+    from soundcert.config import Decide
+
+    sampling = Sampling(n0=10, n=200, alpha=0.01, policy=Decide(radii=(0.0, 0.1)))
+    (decided,) = SmoothedClassifier(pipe).certify_stream([clip], sampling)
+    assert (decided.candidate, decided.radius) == (str(winner), 0.1)
+
+
+@pytest.mark.parametrize("policy", [None, "decide"])
+def test_a_clip_too_long_for_what_lattice_noise_takes_of_alpha_fails_alone(policy: str | None) -> None:
+    from soundcert.certify import Sampling, SmoothedClassifier
+    from soundcert.config import Decide
+
+    pipe = sc.Pipeline(
+        [
+            sc.stages.Quantize(log2_step=-15),
+            sc.stages.LatticeNoise(sigma=0.1),
+            lambda x: torch.stack([-x.mean(1), x.mean(1)], 1),
+        ]
+    )
+    clips = [
+        sc.Clip.from_array(np.full(size, 3000, dtype=np.int16), 16_000, name)
+        for name, size in (("a", 100), ("long", 100_000), ("b", 120))
+    ]
+    sampling = Sampling(n0=10, n=400, alpha=5e-11, policy=Decide(radii=(0.0, 0.1)) if policy else None)
+    failed: dict[str, str] = {}
+    done = list(SmoothedClassifier(pipe).certify_stream(clips, sampling, failed=failed))
+    assert [c.clip for c in done] == ["a", "b"]
+    assert list(failed) == ["long"]
+    assert "is too small for 400 draws" in failed["long"]
+    with pytest.raises(ConfigError, match="is too small"):
+        list(SmoothedClassifier(pipe).certify_stream(clips, sampling))

@@ -11,7 +11,7 @@ import torch
 
 from soundcert.errors import ConfigError
 from soundcert.spaces import Space
-from soundcert.stages import FixedGain, GaussianNoise, LogMel, Standardize, dual
+from soundcert.stages import FixedGain, GaussianNoise, LogMel, Quantize, Standardize, dual
 from soundcert.stages import spectral_bound as sb
 from soundcert.stages.dual import Compression, largest_budget
 from soundcert.stages.noise import LatticeNoise, NoiseStage
@@ -93,3 +93,20 @@ def test_a_carried_radius_is_printed_with_its_chain_rounded_down() -> None:
     ]
     assert "dB" not in str(Transported("file", math.inf, 100.0, ()))
     assert Transported("file", 0.0, 1.0, ()).snr_db == math.inf
+
+
+def test_what_overflows_a_double_is_no_radius_without_limit() -> None:
+    """Found by a reviewer: r = ∞ where the true r is 10¹⁵⁰ or 10³²⁰."""
+    gain = FixedGain(factor=1e-320)
+    x = torch.ones(1, 4, dtype=torch.float64)
+    assert gain.pull_back(x, torch.tensor([1.0], dtype=torch.float64)).isfinite().all()  # type: ignore[union-attr]
+    assert gain.pull_back(x, torch.tensor([torch.inf], dtype=torch.float64)).isinf().all()  # type: ignore[union-attr]
+    features = LogMel(n_mels=4, n_fft=32, hop=8, floor=1e290)
+    r = features.pull_back(torch.zeros(1, 64, dtype=torch.float64), torch.tensor([1e9], dtype=torch.float64))
+    assert r is not None and r.isfinite().all() and (r > 0).all()
+
+
+def test_an_infinite_radius_before_rounding_is_infinite_or_nothing() -> None:
+    on_an_edge = torch.tensor([[0.5, 0.25]], dtype=torch.float64)
+    r = Quantize(log2_step=0).pull_back(on_an_edge, torch.tensor([torch.inf], dtype=torch.float64))
+    assert r is not None and r.isinf().all()

@@ -450,6 +450,7 @@ def _replaced(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
         (_replaced(("pipelines", "waveform"), ["mono", {"gaussian_noise": {"sigma": "$sigma"}}]), "over_sigma"),
         (_replaced(("pipelines", "clip"), ["mono", {"gaussian_noise": {"sigma": "$sigma"}}]), "cannot take"),
         (_replaced(("titel",), "x"), "title"),
+        (_replaced(("targets",), [40, 0]), "above 0 dB"),
         (_replaced(("models", "tiny", "features"), {"mfcc": {}, "log_mel": {}}), "one stage"),
         (_replaced(("models", "tiny", "start"), "begun.safetensors"), "models.tiny.start"),
         (_replaced(("models", "tiny", "features"), {"log_mel": {"n_mel": 8}}), "n_mels"),

@@ -204,6 +204,7 @@ def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> 
             clip = item.load()
             route = pipe.route(clip.space)
             v = route.noise.held(pipe.object_of(clip))
+            Sampling.of(budget).at(route)
         except ModelError:
             raise
         except ConfigError as error:

@@ -52,7 +52,7 @@ def replay(task: Task[T]) -> Replay[T]:
 def draws(task: Task[T], purpose: Purpose, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first votes of a purpose, whatever the plan asks for, and which of them rounding could have turned.
 
-    Both `(count,)`, int16 and bool.
+    Both `(count,)`, int32 and bool.
     """
     with torch.inference_mode(), single_threaded():
         stream = noise_stream(NoiseKey(task.seed, purpose, task.digest), task.base.noise, task.first)
@@ -60,7 +60,7 @@ def draws(task: Task[T], purpose: Purpose, count: int) -> tuple[np.ndarray, np.n
 
 
 def _draw(base: BaseClassifier, v: Tensor, stream: NoiseStream, count: int) -> tuple[np.ndarray, np.ndarray]:
-    out = np.empty(count, dtype=np.int16)
+    out = np.empty(count, dtype=np.int32)
     near = np.empty(count, dtype=bool)
     done = 0
     rows = torch.zeros(base.micro_batch, *base.shape, device=base.device)

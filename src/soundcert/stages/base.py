@@ -28,6 +28,12 @@ Family = Literal["shape", "gain", "noise", "range", "feature", "window", "model"
 INWARD = 1.0 - 1e-12
 
 
+def as_finite(r: Tensor, radius: Tensor) -> Tensor:
+    """Return r, the largest double where it overflowed: only an infinite radius has no limit before a bijective stage."""
+    largest = torch.finfo(r.dtype).max
+    return torch.where(radius.isinf(), r, r.clamp(max=largest))
+
+
 class Stage:
     """Base of every stage. Subclasses are frozen dataclasses and override what they can say."""
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from soundcert.errors import ConfigError, InputError
 from soundcert.spaces import Space
-from soundcert.stages.base import INWARD, Stage, register, require
+from soundcert.stages.base import INWARD, Stage, as_finite, register, require
 from soundcert.stages.gain import sphere_pull_back
 from soundcert.stages.spectra import PadMode, dct_columns, lifter_weights, log_mel, spectrum
 from soundcert.stages.spectral_bound import spectral_radius
@@ -316,7 +316,7 @@ class FeatureStandardize(Stage):
         radius = (radius - self.rounding(x.flatten(1).abs().amax(dim=1), x[0].numel())).clamp(min=0.0)
         if self.per == "fixed":
             stds = self.std if isinstance(self.std, tuple) else (self.std,)
-            return radius * (min(stds) * INWARD)
+            return as_finite(radius * (min(stds) * INWARD), radius)
         norms = torch.linalg.vector_norm(self._centred(x), dim=-1).reshape(len(x), -1)
         c = math.sqrt(x.shape[-1])
         # Past √2·c a band's radius is its ν, up to the sphere's diameter; beyond that other bands go on.

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from soundcert.errors import ConfigError, InputError
 from soundcert.spaces import Space
-from soundcert.stages.base import INWARD, Stage, per_row, register, require, row_norm, waveform_only
+from soundcert.stages.base import (
+    INWARD,
+    Stage,
+    as_finite,
+    per_row,
+    register,
+    require,
+    row_norm,
+    waveform_only,
+)
 
 FloorMode = Literal["max", "sqrt", "add"]
 _SMALLEST = 1e-150
@@ -54,7 +63,7 @@ class FixedGain(Stage):
         return before.evolve(name="waveform", unit="full scale × fixed gain", gain=True)
 
     def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
-        return radius / abs(self.value) * INWARD
+        return as_finite(radius / abs(self.value) * INWARD, radius)
 
     def gain(self, x: Tensor) -> Tensor:
         return torch.full((len(x),), self.value, dtype=x.dtype)

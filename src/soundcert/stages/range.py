@@ -106,7 +106,8 @@ class Quantize(Stage):
         radius = radius - 2e-15 * largest * self.delta * root
         long = radius - self.delta * (row_norm(0.5 + offset) + room * root)
         edge = ((0.5 - offset).amin(dim=1) - room).clamp(min=0.0)
-        short = edge * torch.maximum(radius, torch.full_like(radius, self.delta * (1 - 1e-9)))
+        reach = torch.maximum(radius, torch.full_like(radius, self.delta * (1 - 1e-9)))
+        short = torch.where(edge > 0, edge * reach, 0.0)  # on an edge, 0·∞ would be NaN
         return torch.maximum(long, short).clamp(min=0.0) * INWARD
 
     def words(self) -> str:

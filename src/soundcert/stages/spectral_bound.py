@@ -109,6 +109,9 @@ def band_weights(
     return weights
 
 
+_MOST = 1e300
+
+
 def spectral_radius(stage: Frames, x: Tensor, radius: Tensor, std: Tensor | None = None) -> Tensor:
     """Return, per row of `x`, `(batch, samples)` in float64, a proven r for features that may move by `radius`.
 
@@ -164,4 +167,6 @@ def _row(
     log_error = 2 * _LOG * float(torch.linalg.vector_norm(features.abs() + scale))
     left = radius - amplitude_error - log_error
     budget = largest_budget(f, a, y, scale, left)
+    if math.isfinite(radius):  # features grow without bound, so that a finite R has a finite r
+        budget = min(budget, _MOST)
     return max(0.0, (math.sqrt(budget / bound) - 3 * error) * INWARD)

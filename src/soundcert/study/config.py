@@ -6,10 +6,11 @@ whatever else the grid varies, or what `set` of the data set says.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from soundcert.config import CertifyConfig, read_yaml, validate
 from soundcert.data import DataConfig
@@ -119,9 +120,16 @@ class StudyConfig(_Part):
     grid: tuple[Block, ...] = Field(min_length=1)
     certify: dict[str, Any] = Field({}, description="fields of a config's `certify`, for every block")
     targets: tuple[float, ...] = Field(
-        tuple(map(float, SNR_GRID)), description="SNRs in dB, from weak to strong"
+        tuple(map(float, SNR_GRID)), description="SNRs in dB above 0, from weak to strong"
     )
     published: Published | None = None
+
+    @field_validator("targets")
+    @classmethod
+    def _reachable(cls, targets: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < target < math.inf for target in targets):
+            raise ValueError("SNRs above 0 dB: a perturbation as strong as the file itself can silence it")
+        return targets
 
     @model_validator(mode="after")
     def _names(self) -> StudyConfig:
