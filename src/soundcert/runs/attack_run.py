@@ -8,9 +8,11 @@ the same settings are left out. `attacks.json` is the summary.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from hashlib import blake2b
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -143,6 +145,19 @@ def _claim(record: Mapping[str, Any]) -> Claim:
     return Claim(**{name: record.get(name) for name in names})  # type: ignore[arg-type]
 
 
+def stem_of(name: str) -> str:
+    """Return what the files kept for a clip begin with: the last part of its name, and 8 hex digits of all of it.
+
+    A name may be an absolute path, lead out of its folder (`../yes.wav`), or be longer than a file's may be, and two
+    names may have the same last part; nothing is written through the name itself.
+    """
+    last = re.split(r"[/\\]", name)[-1]
+    # 40 characters are at most 160 bytes, which leaves room for the rest of a name of 255.
+    readable = re.sub(r"[^\w.-]", "_", last).lstrip(".")[:40] or "clip"
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return f"{readable}-{digest}"
+
+
 def _attack(
     run: Path,
     attacker: Attacker,
@@ -153,7 +168,7 @@ def _attack(
 ) -> dict[str, Any]:
     """Return one line: what was found, or why the clip could not be attacked."""
     name = record["clip"]
-    stem = run / FOLDER / PurePosixPath(name)
+    stem = run / FOLDER / stem_of(name)
     try:
         if isinstance(clip, InputError):
             raise clip
