@@ -318,6 +318,54 @@ def test_a_target_radius_reaches_its_snr_in_the_file(target: float, length: int)
     assert target - 0.02 < there.snr_db <= target
 
 
+FIT, RMS, NOISE = {"fit": {"seconds": 0.1}}, "rms_normalize", {"gaussian_noise": {"sigma": "$sigma"}}
+
+
+@pytest.mark.parametrize(
+    ("front", "norm"),
+    [
+        (["mono", {"resample": {"rate": 8000}}, FIT, RMS], math.sqrt(800)),
+        (["mono", FIT, {"rms_normalize": {"target": 0.5}}], 0.5 * math.sqrt(1600)),
+        ([{"resample": {"rate": 8000}}, {"fit": {"samples": 1000}}, RMS], math.sqrt(1000)),
+        (["peak_normalize", FIT, RMS], math.sqrt(1600)),
+    ],
+)
+def test_the_norm_of_an_object_is_that_of_its_clips(clips: Path, front: list[Any], norm: float) -> None:
+    values = study_values(pipelines={"waveform": [*front, NOISE], "clip": [*front, NOISE]})
+    study = load_study(save(clips, values))
+    cell = next(c for c in cells_of(study) if c.block.name == "chosen" and c.sigma == 3.0)
+    (fit, *_) = fits_of(study, cell, clips, clips / "out")
+    assert fit.config.certify.decide is not None
+    asked = list(fit.config.certify.decide.radii[1:])
+    assert len(asked) >= 2  # a long clip's largest is more than the draws can prove
+    assert asked == pytest.approx(sorted(target_radius(t, norm) for t in study.targets)[: len(asked)])
+    pipe = sc.Pipeline.from_specs(fit.config.pipeline[: len(front) + 1])
+    v = pipe.object_of(sc.load_clip(clips / "testing" / "low" / "00.wav"))
+    assert float(torch.linalg.vector_norm(v)) == pytest.approx(norm, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        ["mono", RMS, FIT],
+        ["mono", FIT],
+        ["mono", RMS],
+        ["mono", FIT, {"resample": {"rate": 8000}}, RMS],
+        ["mono", FIT, {"rms_normalize": {"floor": 0.01}}],
+        *(["mono", FIT, RMS, stage] for stage in ("peak_normalize", {"fixed_gain": {"gain": 2.0}}, "clip",
+                                                  {"quantize": {"bits": 8}}, "log_mel", "mfcc")),
+    ],
+)  # fmt: skip
+def test_targets_have_no_radii_where_the_norm_does_not_follow_from_the_stages(
+    clips: Path, front: list[Any]
+) -> None:
+    values = study_values(pipelines={"waveform": [*front, NOISE], "clip": [*front, NOISE]})
+    study = load_study(save(clips, values))
+    cell = next(c for c in cells_of(study) if c.block.name == "chosen")
+    with pytest.raises(ConfigError, match="over_sigma"):
+        fits_of(study, cell, clips, clips / "out")
+
+
 def test_one_cell_for_all_targets_has_the_best_mean() -> None:
     shares = {"a": [0.9, 0.5, 0.0], "b": [0.8, 0.6, 0.3], "c": [0.9, 0.2, 0.1]}
     assert best_cells(shares, [60, 40, 20]) == [
