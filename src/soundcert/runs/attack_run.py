@@ -19,16 +19,16 @@ from typing import Any
 from soundcert.attack import Attacker, Claim, Deployments, Settings
 from soundcert.audio import Clip
 from soundcert.certify import SmoothedClassifier
-from soundcert.classifier import Fastest
 from soundcert.data.sources import sample
 from soundcert.errors import ConfigError, InputError, RunError
 from soundcert.pipeline import Pipeline
-from soundcert.runs.certify_run import Progress
+from soundcert.runs.certify_run import Progress, engine_of
 from soundcert.runs.directory import (
     FORMAT,
     RECORDS,
     RUN,
     append_line,
+    checked,
     read_json,
     read_records,
     repaired,
@@ -78,7 +78,7 @@ def attack_run(
             check_space(pipe.route(clip.space), settings.space)
             break
     named = {**settings.to_dict(), "wav": wav}
-    engine = Fastest(**facts["engine"])
+    engine = engine_of(facts, run / RUN)
     how: dict[str, Any] = {
         "micro_batch": engine.micro_batch, "engine": engine.engine, "precision": engine.precision, "device": engine.device,
     }  # fmt: skip
@@ -125,7 +125,7 @@ def _certified(run: Path, limit: int | None) -> list[dict[str, Any]]:
         raise ConfigError(f"limit must be at least 1, got {limit}")
     if not (run / RECORDS).exists():
         raise RunError(f"{run} has no {RECORDS}: certify first")
-    rows = [r for r in read_records(run) if r["status"] == "certified"]
+    rows = [r for r in checked(read_records(run), run / RECORDS) if r["status"] == "certified"]
     if not rows:
         raise RunError(f"{run} has no certified clip: there is nothing to attack")
     kept = set(sample([r["clip"] for r in rows], limit))
