@@ -26,7 +26,7 @@ from soundcert.study.choosing import best_cells, choices
 from soundcert.study.cost import expected_draws
 from soundcert.study.tables import tables
 from soundcert.study.words import explanations, published
-from soundcert.study.writing import latex, markdown
+from soundcert.study.writing import latex, markdown, write_study
 
 
 def tone(frequency: float, seed: int) -> np.ndarray:
@@ -174,6 +174,30 @@ def test_the_targets_count_testing_clips_of_the_chosen_fits(done: Path) -> None:
             assert low <= figure["count"] / figure["total"] <= high
     folded = next(r for r in results["targets_reached"] if r["data"] == "folds")
     assert folded["per_target"]["40"]["total"] == 40  # every clip of every fold, once
+
+
+def test_parts_of_one_recording_get_no_interval_anywhere(done: Path, tmp_path: Path) -> None:
+    """As `data: {cut: …}` records it: the parts of a recording are no independent clips, in whichever fold."""
+    home = shutil.copytree(done, tmp_path / "cut")
+    for run in home.glob("out/cells/*folds-*/**/run"):
+        rows = [{**row, "recording": "one.wav"} for row in lines_of(run)]
+        (run / "certificates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = collect(load_study(home / "study.yaml"), home, home / "out")
+    found = {
+        r["data"]: [*r["per_target"].values(), *r["one_model"].values()] for r in results["targets_reached"]
+    }
+    assert all(f["interval_95"] is None and "one recording" in f["no_interval"] for f in found["folds"])
+    assert all(f["interval_95"] and "no_interval" not in f for f in found["splits"])
+    (table,) = (t for t in tables(results) if t.name == "targets-folds-waveform")
+    assert {row[2] for row in table.rows} == {row[5] for row in table.rows} == {"none"}
+    assert "No intervals of accuracy: clips cut from one recording" in table.caption
+    files = {
+        file.name: file.read_text(encoding="utf-8") for file in write_study(results, tmp_path / "page", "x")
+    }
+    assert json.loads(files["results.json"])["targets_reached"] == results["targets_reached"]
+    assert "certified-accuracy-folds.svg" in files
+    assert "interval holds at" in files["certified-accuracy-splits.svg"]
+    assert "interval holds at" not in files["certified-accuracy-folds.svg"]
 
 
 def test_tones_are_learnt_and_certified(done: Path) -> None:
