@@ -461,7 +461,9 @@ def _check_whole(path: str, size: int, name: str, opened: soundfile.SoundFile) -
             f"{name!r}: truncated: expected {declared} bytes of audio from its header, got {held}; "
             "fetch or export it again"
         )
-    frame = _PCM_BITS.get(opened.subtype, 0) // 8 * opened.channels
+    # ALAC's samples are integers, but what the header counts is compressed: noise may take more than it does as PCM.
+    packed = opened.subtype.startswith("ALAC")
+    frame = 0 if packed else _PCM_BITS.get(opened.subtype, 0) // 8 * opened.channels
     # Up to 8 bytes of a chunk stand before its samples (AIFF's offset and block size, CAF's count of edits).
     more = frame and held >= declared >= (opened.frames + 1) * frame + 8
     if declared == 0 < held or more:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from soundcert.engines import Engine, EngineName, Precision, choose, choose_micro_batch, prepare
-from soundcert.errors import ConfigError, ModelError, RunError
+from soundcert.errors import ConfigError, ModelError
 from soundcert.pipeline import Route
 from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import Model, NoiseStage, Stage
@@ -218,21 +217,6 @@ class Fastest:
     micro_batch: int
     rates: Mapping[str, float]
     device: str = "cpu"
-
-
-def engine_of(facts: Mapping[str, Any]) -> Fastest:
-    """Return what ran the model, as a run's run.json keeps it. RunError where that is nothing that could run one."""
-    try:
-        chosen = Fastest(**facts["engine"])
-        torch.device(chosen.device)
-        if not isinstance(chosen.micro_batch, int) or chosen.micro_batch < 1:
-            raise ValueError
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        raise RunError(
-            f"run.json must name the engine, precision, micro_batch and device that ran the model, got "
-            f"{str(facts.get('engine'))[:200]}: make the run again"
-        ) from None
-    return chosen
 
 
 def fastest(route: Route, micro_batch: int | None = None) -> Fastest:

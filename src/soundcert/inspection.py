@@ -192,7 +192,10 @@ def inspect_model(
     row, raw = _first_pass(loaded, samples, tuple(shape))
     outputs, gives, classes = _outputs(loaded, raw)
     names, where = _names(labels, loaded.labels, classes)
-    front, guesses, layout, length = _front(kind, source, loaded, row, used_rate, known_rate, seconds)
+    revision = (options or {}).get("revision")
+    front, guesses, layout, length = _front(
+        kind, source, loaded, row, used_rate, known_rate, seconds, revision
+    )
     adapter = Adapter(loaded, outputs=outputs, classes=len(names))
     probes = probe_rows(row)
     deterministic, independent = _behaviour(adapter, probes)
@@ -364,13 +367,14 @@ def _front(
     rate: int,
     known_rate: int | None,
     seconds: float | None,
+    revision: str | None,
 ) -> tuple[list[dict[str, Any] | str], dict[str, str], str | None, int]:
     """Return the stages above the model, what in them is guessed, the layout, and a clip's samples."""
     guesses = {"gaussian_noise": "the noise: raise σ as long as accuracy under it is good"}
     if known_rate is None:
         guesses["resample"] = "the model does not say its rate"
     if kind == "hf":
-        return _hf_front(source, guesses, seconds, rate)
+        return _hf_front(source, guesses, seconds, rate, revision)
     what, size, layout = _axes(row)
     if loaded.shape is None and layout is None and len(row) > 1 and row[0] == 1:
         layout = "batch, 1, samples" if what == "waveform" else "batch, 1, bands, frames"
@@ -396,10 +400,10 @@ def _front(
 
 
 def _hf_front(
-    source: str, guesses: dict[str, str], seconds: float | None, rate: int
+    source: str, guesses: dict[str, str], seconds: float | None, rate: int, revision: str | None
 ) -> tuple[list[dict[str, Any] | str], dict[str, str], str | None, int]:
     """Return the feature extractor as stages, with the noise on the waveform, below a gain that it applies."""
-    stages = hf.front_of(source)
+    stages = hf.front_of(source, revision)
     length = round(rate * (seconds or 1.0))
     front: list[dict[str, Any] | str] = ["mono"]
     placed = any("fit" in stage or "fit_frames" in stage for stage in stages)

@@ -340,15 +340,31 @@ class _Trainer:
         partial.replace(self.folder / "checkpoint.pt")
 
     def _restore(self) -> tuple[int, float, int]:
-        state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
-        if state["identity"] != self.identity:
+        """Take up the checkpoint; return the epochs done, the best score so far and its epoch.
+
+        ConfigError where it is damaged, or of another training.
+        """
+        file = self.folder / "checkpoint.pt"
+        try:
+            if not file.is_file() or not (self.folder / "best.safetensors").is_file():
+                raise ValueError("a file is missing, or is none")
+            state = torch.load(file, weights_only=True)
+            same = state["identity"] == self.identity
+            if same:
+                self.net.load_state_dict(state["net"])
+                self.optimiser.load_state_dict(state["optimiser"])
+                self.schedule.load_state_dict(state["schedule"])
+                restored = int(state["epoch"]), float(state["best"]), int(state["best_epoch"])
+        except Exception as error:  # a damaged file fails in as many ways as there are bytes
+            raise ConfigError(
+                f"{self.folder} holds no whole checkpoint of a training (checkpoint.pt, best.safetensors): remove it to "
+                "start anew"
+            ) from error
+        if not same:
             raise ConfigError(
                 f"{self.folder} was begun with another config or other clips: remove it to start anew"
             )
-        self.net.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        return int(state["epoch"]), float(state["best"]), int(state["best_epoch"])
+        return restored
 
 
 def disagreement(logits: Tensor, draws: int) -> Tensor:

@@ -14,6 +14,9 @@ from helpers import IN_FEATURES, LOW, WAVEFORM, mistakes, tone, write, write_unt
 from soundcert.attack import Attacker
 from soundcert.audio import load_clip
 from soundcert.pipeline import Pipeline
+from soundcert.report.sounds import listen
+from soundcert.runs import open_run
+from soundcert.runs.attack_run import stem_of
 from soundcert.runs.attack_schema import attack_schema
 
 QUICK = ("--steps", 4, "--restarts", 3, "--draws", 8, "--n", 60)
@@ -98,12 +101,84 @@ def test_a_bypass_is_kept_as_files_that_leave_the_ball(cli, home):
     (row,) = lines(run)
     assert not mistakes(row, attack_schema())
     pipe = Pipeline.from_yaml(home / "features.yaml")
-    original = load_clip(run / "attacks" / f"{row['clip']}.original.wav")
+    original = load_clip(run / "attacks" / f"{stem_of(row['clip'])}.original.wav")
     assert original.digest == row["digest"]
     for file in row["bypass"]["files"]:
         moved = pipe.object_of(load_clip(run / file["path"])) - pipe.object_of(original)
         assert float(torch.linalg.vector_norm(moved)) == pytest.approx(file["distance"])
         assert file["outside"] and file["distance"] > row["radius"]
+
+
+def listed_anywhere(cli, home: Path, stages: list[str]) -> tuple[Path, list[str]]:
+    """Certify recordings outside the list's folder; return the run, and the two names that the list gives them."""
+    names = ["../recordings/low.wav", str(home / "recordings" / "high.wav")]
+    (home / "recordings").mkdir()
+    for name, source in zip(names, ("low/0.wav", "high/0.wav"), strict=True):
+        (home / "recordings" / Path(name).name).write_bytes((home / "clips" / source).read_bytes())
+    (home / "lists").mkdir()
+    (home / "lists" / "mine.csv").write_text(f"file\n{names[0]}\n{names[1]}\n")
+    text = yaml_of(stages, "{source: manifest, root: lists/mine.csv}")
+    (home / "mine.yaml").write_text(text, encoding="utf-8")
+    assert cli("certify", home / "mine.yaml", "--out", home / "run").code == 0
+    return home / "run", names
+
+
+def test_a_bypass_is_kept_in_the_run_wherever_the_list_says_the_recording_is(cli, home):
+    run, names = listed_anywhere(cli, home, IN_FEATURES)
+    before = sorted(p for p in home.rglob("*") if run not in p.parents)
+    assert cli("attack", run, "--goal", "bypass", *QUICK, "--wav").code == 0
+    rows = lines(run)
+    assert sorted(row["clip"] for row in rows) == sorted(names)
+    for row in rows:
+        for file in row["bypass"]["files"]:
+            assert (run / file["path"]).resolve().parent == (run / "attacks").resolve()
+            assert load_clip(run / file["path"]).frames == 1600
+    assert sorted(p for p in home.rglob("*") if run not in p.parents) == before
+    heard = listen(open_run(run), names).clips
+    assert [one.clip for one in heard] == names
+    assert all("attack" in {version.key for version in one.versions} for one in heard), "a report plays them"
+
+
+def test_evidence_is_kept_in_the_run_wherever_the_list_says_the_recording_is(cli, home):
+    run, _ = listed_anywhere(cli, home, WAVEFORM)
+    rows = [json.loads(line) for line in (run / "certificates.jsonl").read_text("utf-8").splitlines()]
+    text = "".join(json.dumps({**row, "radius": 240.0 * row["sigma"]}) + "\n" for row in rows)
+    (run / "certificates.jsonl").write_text(text, encoding="utf-8")
+    before = sorted(p for p in home.rglob("*") if run not in p.parents)
+    ran = cli("attack", run, "--goal", "inside", "--steps", 8, "--draws", 8, "--n", 200, "--json")
+    assert ran.code == 1
+    for violation in ran.json["violations"]:
+        with np.load(run / violation["evidence"]) as evidence:
+            assert evidence["inside_delta"].shape == (1600,)
+    assert sorted(p for p in home.rglob("*") if run not in p.parents) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/abs/x.flac",
+        "../x.flac",
+        "..",
+        "a/..",
+        "/",
+        "",
+        "a\\b.wav",
+        "C:\\x.wav",
+        ".hidden",
+        "é" * 300,
+        "\ud800\0\n.wav",
+    ],
+)
+def test_no_name_leads_out_of_a_folder(name, tmp_path):
+    stem = stem_of(name)
+    assert Path(stem).name == stem not in (".", "..")
+    assert not stem.startswith(".")
+    (tmp_path / f"{stem}.attacked-16-bits.wav").touch()
+
+
+def test_stems_are_readable_and_told_apart():
+    assert stem_of("low/0.wav").startswith("0.wav-")
+    assert len({stem_of(name) for name in ("low/0.wav", "high/0.wav", "0.wav", "../0.wav")}) == 4
 
 
 def test_a_violation_is_exit_code_one_with_its_evidence(cli, run):

@@ -29,8 +29,10 @@ from helpers import (
     yaml_of,
 )
 from soundcert.bounds import certified_radius, monte_carlo_ceiling
+from soundcert.certify import level_of
 from soundcert.compare import Comparison, statistics
 from soundcert.compare.judging import grouping
+from soundcert.compare.levels import at_alpha
 from soundcert.compare.terminal import as_text
 from soundcert.config import load_config
 from soundcert.data import load_items
@@ -509,7 +511,16 @@ def test_hostile_names_reach_neither_the_terminal_nor_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "odd", [{"radius": "1"}, {"radius": math.nan}, {"sigma": 0}, {"views": []}, {"n": None}, {"ceiling": -1}]
+    "odd",
+    [
+        {"radius": "1"},
+        {"radius": math.nan},
+        {"sigma": 0},
+        {"views": []},
+        {"n": None},
+        {"ceiling": -1},
+        {"set_aside": "1"},
+    ],
 )
 def test_records_with_impossible_values_are_left_out(pair, tmp_path, odd):
     rows = [record(n, 950) for n in names(60)]
@@ -533,6 +544,22 @@ def test_alpha_can_be_made_equal_from_the_counts(pair, tmp_path):
     c = sc.compare([pair[0], looked], alpha=0.001)
     assert "alpha" in reasons(c)
     assert any("chosen while sampling" in r.text for r in c.reasons)
+
+
+def test_what_lattice_noise_sets_aside_is_no_part_of_another_alpha(pair, tmp_path):
+    aside = 2e-4
+    held = write_run(tmp_path / "held", [record(n, 990, alpha=0.01, set_aside=aside) for n in names(60)])
+    c = sc.compare([pair[0], held], alpha=3e-4, at=[0.5, 0.6], axis="radius")
+    assert c.comparable
+    expected = certified_radius(990, 1000, level_of(3e-4, aside), 0.5)
+    assert c.pairs[0].first_more[0].second == expected < certified_radius(990, 1000, 3e-4, 0.5)
+    row = at_alpha({**record("a", 1000, alpha=0.01, set_aside=aside)}, 3e-4)
+    assert row["radius"] == row["ceiling"] == monte_carlo_ceiling(0.5, 1000, level_of(3e-4, aside))
+    assert row["saturated"]
+    for alpha in (aside, 1e-4):
+        c = sc.compare([pair[0], held], alpha=alpha)
+        assert "alpha" in reasons(c)
+        assert any("leaves nothing" in r.text for r in c.reasons)
 
 
 def test_groups_are_read_off_the_names():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,33 +25,40 @@ transformers = pytest.importorskip("transformers", reason="the extra `hf` is not
 hub = pytest.importorskip("huggingface_hub", reason="the extra `hf` is not installed")
 
 NAME, COMMIT = "someone/tones", "0123456789abcdef0123456789abcdef01234567"
+OLD = "f" * 40
 
 
 @dataclass
 class Hub:
-    """The part of the hub's interface that a download uses, over the files of a folder."""
+    """The part of the hub's interface that a download uses, over the files of a folder.
+
+    revisions: other ones than the newest by their name, with their commit and folder.
+    """
 
     files: Path
     url: str = ""
     asked: list[str] = field(default_factory=list)
+    revisions: dict[str, tuple[str, Path]] = field(default_factory=dict)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.partition("?")[0]
         self.asked.append(f"{request.command} {path}")
+        parts = path.split("/")
+        others = (held for name, held in self.revisions.items() if name in parts or held[0] in parts)
+        commit, files = next(others, (COMMIT, self.files))
         if path.startswith(f"/api/models/{NAME}"):
-            names = sorted(p.name for p in self.files.iterdir())
-            body = {"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": n} for n in names], "private": False,
+            names = sorted(p.name for p in files.iterdir())
+            body = {"id": NAME, "sha": commit, "siblings": [{"rfilename": n} for n in names], "private": False,
                     "tags": [], "downloads": 0, "likes": 0}  # fmt: skip
             if "/tree/" in path:
                 body = [
-                    {"type": "file", "path": n, "size": (self.files / n).stat().st_size, "oid": "0"}
-                    for n in names
+                    {"type": "file", "path": n, "size": (files / n).stat().st_size, "oid": "0"} for n in names
                 ]
             self._send(request, json.dumps(body).encode(), {"Content-Type": "application/json"})
         elif path.startswith(f"/{NAME}/resolve/"):
-            held = (self.files / path.rpartition("/")[2]).read_bytes()
+            held = (files / path.rpartition("/")[2]).read_bytes()
             etag = hashlib.sha256(held).hexdigest()
-            self._send(request, held, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+            self._send(request, held, {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
         else:
             code = {"X-Error-Code": "RepoNotFound", "Content-Length": "0"}
             send(request, 404, code)
@@ -130,6 +138,20 @@ def test_inspect_writes_a_config_with_the_name(tmp_path) -> None:
     assert "standardize" in text
     pipe = sc.Pipeline.from_yaml(tmp_path / "c.yaml")
     assert pipe.model.hf == NAME, "a name is no path beside the config"
+
+
+def test_inspect_reads_the_extractor_of_the_revision_that_the_weights_are_of(served, saved, tmp_path) -> None:
+    """The hub has two revisions: the newer one's feature extractor leaves the samples as they are."""
+    served.files = shutil.copytree(saved, tmp_path / "newer")
+    told = json.loads((served.files / "preprocessor_config.json").read_text())
+    (served.files / "preprocessor_config.json").write_text(json.dumps({**told, "do_normalize": False}))
+    served.revisions = {"old": (OLD, saved)}
+    found = inspect_model(NAME, options={"revision": "old"})
+    write_config(found, tmp_path / "c.yaml")
+    assert "standardize" in (tmp_path / "c.yaml").read_text()
+    assert "revision: old" in (tmp_path / "c.yaml").read_text()
+    write_config(inspect_model(NAME), tmp_path / "newest.yaml")
+    assert "standardize" not in (tmp_path / "newest.yaml").read_text()
 
 
 def test_a_broken_download_is_not_taken_for_a_model(served, tmp_path) -> None:

@@ -27,6 +27,7 @@ from soundcert.cli import run as command_line
 from soundcert.config import load_config
 from soundcert.data import load_items
 from soundcert.errors import ConfigError, RunError
+from soundcert.lint import lint_report
 from soundcert.pipeline import Pipeline
 from soundcert.runs import certify_run
 from soundcert.runs.executors import LocalExecutor
@@ -81,6 +82,18 @@ def test_a_run_under_a_policy_is_recorded_as_its_schema_says(home, tmp_path, nam
     sure = [r for r in usable if not r["clip"].endswith("even.wav")]
     assert all(r["status"] == "certified" and r["label"] == r["truth"] for r in sure)
     assert sum(r["n"] for r in usable) < 0.7 * 600 * len(usable), "a policy is there to draw less"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("decide", "one-sided, time-uniform (decide)"), ("estimate", "one-sided"), ("budget", "one-sided")],
+)
+def test_lint_says_the_bound_of_a_policy_and_finds_nothing(home, tmp_path, name, said):
+    """`estimate` counts fresh draws, as many as a pilot chose: an ordinary bound, and no time-uniform one."""
+    run(home / f"{name}.yaml", tmp_path / "run")
+    report, findings = lint_report(tmp_path / "run")
+    assert report.results[0].fields["bound"].text == said
+    assert [f for f in findings if f.level != "note"] == []
 
 
 @pytest.mark.parametrize("name", POLICIES)

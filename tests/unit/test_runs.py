@@ -434,6 +434,97 @@ def test_a_damaged_line_that_is_not_the_last_is_refused_and_not_cut_off(prepared
     assert (whole / "certificates.jsonl").read_bytes() == damaged
 
 
+STRANGE = [
+    {"status": "done"}, {"status": None}, {"status": ["certified"]}, {"n": "30"}, {"n": None}, {"alpha": 2},
+    {"alpha": "0.001"}, {"sigma": 0}, {"sigma": [1]}, {"radius": "1"}, {"radius": math.nan}, {"views": []},
+    {"views": {"snr_db": "loud"}}, {"label": 1}, {"truth": ["low"]}, {"radii": 3}, {"recording": ["a"]},
+    {"spaces": {"file": 1}}, {"spaces": ["file"]}, {"spaces": {"file": {"proven": False}}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", STRANGE, ids=str)
+@pytest.mark.parametrize("verb", ["certify", "attack"])
+def test_a_record_of_other_kinds_is_one_line(prepared, whole, capsys, verb, odd):
+    """A run that somebody else wrote: nothing is computed with its values, and nothing is written."""
+    file = whole / "certificates.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    at = next(i for i, record in enumerate(lines) if record["status"] == "certified")
+    lines[at].update(odd)
+    file.write_text("".join(json.dumps(record) + "\n" for record in lines))
+    held = file.read_bytes()
+    call = ["certify", prepared / "kws.yaml", "--out", whole, "--resume"]
+    said_in_one_line(
+        capsys, call if verb == "certify" else ["attack", whole], f"line {at + 1}, is not a record"
+    )
+    assert file.read_bytes() == held
+
+
+@pytest.mark.parametrize("name", ["alpha", "views", "saturated", "status"])
+def test_a_record_that_lacks_a_field_is_one_line(prepared, whole, capsys, name):
+    file = whole / "certificates.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    at = next(i for i, record in enumerate(lines) if record["status"] == "certified")
+    del lines[at][name]
+    file.write_text("".join(json.dumps(record) + "\n" for record in lines))
+    call = ["certify", prepared / "kws.yaml", "--out", whole, "--resume"]
+    said_in_one_line(capsys, call, f"it has no {name}")
+
+
+@pytest.mark.parametrize("identity", [[], "x", 3, None], ids=str)
+def test_an_identity_of_another_kind_is_one_line(prepared, whole, capsys, identity):
+    facts = json.loads((whole / "run.json").read_text())
+    (whole / "run.json").write_text(json.dumps({**facts, "identity": identity}))
+    call = ["certify", prepared / "kws.yaml", "--out", whole, "--resume"]
+    said_in_one_line(capsys, call, "expected `identity`")
+
+
+@pytest.fixture(scope="module")
+def measured(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A config that leaves the engine to a measurement, and its run."""
+    root = tmp_path_factory.mktemp("measured")
+    config = variant(prepared, root, "seed: 0", "seed: 0, engine: auto")
+    certify(prepared, root / "run", config)
+    return config, root / "run"
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [None, 3, {}, {"engine": ["torch"]}, {"micro_batch": "many"}, {"micro_batch": 0}, {"speed": 9},
+     {"engine": "steam"}, {"device": 1}],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["certify", "attack"])
+def test_an_engine_of_another_kind_is_one_line(measured, tmp_path, capsys, verb, engine):
+    config, before = measured
+    run = shutil.copytree(before, tmp_path / "run")
+    facts = json.loads((run / "run.json").read_text())
+    odd = {**facts["engine"], **engine} if isinstance(engine, dict) and engine else engine
+    (run / "run.json").write_text(json.dumps({**facts, "engine": odd}))
+    call = ["certify", config, "--out", run, "--resume"] if verb == "certify" else ["attack", run]
+    said_in_one_line(capsys, call, "expected `engine`")
+
+
+@pytest.mark.parametrize("entry", [3, [], {"n": 3}, {"pilot": {"top": 0}, "n": 30}, {"pilot": 1, "n": 3},
+                                   {"pilot": {"top": 0, "count": 5, "n": 5}, "n": "30"}], ids=str)  # fmt: skip
+def test_shares_of_another_kind_are_one_line(prepared, tmp_path, capsys, entry):
+    config = variant(prepared, tmp_path, "seed: 0", "seed: 0, budget: {passes: 600}")
+    run = tmp_path / "shared"
+    certify(prepared, run, config)
+    shares = json.loads((run / "shares.json").read_text())
+    (run / "shares.json").write_text(json.dumps(dict.fromkeys(shares, entry)))
+    call = ["certify", config, "--out", run, "--resume"]
+    said_in_one_line(capsys, call, "expected a clip's pilot and draws")
+
+
+def said_in_one_line(capsys: pytest.CaptureFixture[str], call: Sequence[object], words: str) -> None:
+    capsys.readouterr()
+    assert command_line([str(part) for part in call]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1), err
+    assert err.startswith("soundcert: ")
+    assert words in err
+
+
 def test_a_full_disk_says_that_nothing_is_lost(tmp_path):
     class Full:
         def write(self, _: bytes) -> int:
@@ -453,15 +544,16 @@ def test_a_full_disk_says_that_nothing_is_lost(tmp_path):
 
 
 def test_a_clip_is_recorded_once(tmp_path):
+    record = {"clip": "a", "status": "failed", "reason": "silent"}
     with RunDirectory(tmp_path / "run", {}, {}, resume=False) as run:
-        run.append({"clip": "a"})
+        run.append(record)
         with pytest.raises(RunError, match="'a' is recorded already"):
-            run.append({"clip": "a"})
+            run.append(record)
     with (
         RunDirectory(tmp_path / "run", {}, {}, resume=True) as run,
         pytest.raises(RunError, match="'a' is recorded already"),
     ):
-        run.append({"clip": "a"})
+        run.append(record)
 
 
 def test_a_record_is_on_the_disk_when_append_returns(tmp_path):

@@ -32,7 +32,7 @@ from soundcert.study.choosing import best_cells, choices
 from soundcert.study.cost import expected_draws
 from soundcert.study.tables import tables
 from soundcert.study.words import explanations, published
-from soundcert.study.writing import latex, markdown
+from soundcert.study.writing import latex, markdown, write_study
 
 
 def tone(frequency: float, seed: int) -> np.ndarray:
@@ -180,6 +180,30 @@ def test_the_targets_count_testing_clips_of_the_chosen_fits(done: Path) -> None:
             assert low <= figure["count"] / figure["total"] <= high
     folded = next(r for r in results["targets_reached"] if r["data"] == "folds")
     assert folded["per_target"]["40"]["total"] == 40  # every clip of every fold, once
+
+
+def test_parts_of_one_recording_get_no_interval_anywhere(done: Path, tmp_path: Path) -> None:
+    """As `data: {cut: …}` records it: the parts of a recording are no independent clips, in whichever fold."""
+    home = shutil.copytree(done, tmp_path / "cut")
+    for run in home.glob("out/cells/*folds-*/**/run"):
+        rows = [{**row, "recording": "one.wav"} for row in lines_of(run)]
+        (run / "certificates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = collect(load_study(home / "study.yaml"), home, home / "out")
+    found = {
+        r["data"]: [*r["per_target"].values(), *r["one_model"].values()] for r in results["targets_reached"]
+    }
+    assert all(f["interval_95"] is None and "one recording" in f["no_interval"] for f in found["folds"])
+    assert all(f["interval_95"] and "no_interval" not in f for f in found["splits"])
+    (table,) = (t for t in tables(results) if t.name == "targets-folds-waveform")
+    assert {row[2] for row in table.rows} == {row[5] for row in table.rows} == {"none"}
+    assert "No intervals of accuracy: clips cut from one recording" in table.caption
+    files = {
+        file.name: file.read_text(encoding="utf-8") for file in write_study(results, tmp_path / "page", "x")
+    }
+    assert json.loads(files["results.json"])["targets_reached"] == results["targets_reached"]
+    assert "certified-accuracy-folds.svg" in files
+    assert "interval holds at" in files["certified-accuracy-splits.svg"]
+    assert "interval holds at" not in files["certified-accuracy-folds.svg"]
 
 
 def test_tones_are_learnt_and_certified(done: Path) -> None:
@@ -366,6 +390,54 @@ def test_a_target_radius_reaches_its_snr_in_the_file(target: float, length: int)
     radius = target_radius(target, math.sqrt(length))
     there = sc.transport.carry(route, pipe.front_trace(clip), radius, "file")
     assert target - 0.02 < there.snr_db <= target
+
+
+FIT, RMS, NOISE = {"fit": {"seconds": 0.1}}, "rms_normalize", {"gaussian_noise": {"sigma": "$sigma"}}
+
+
+@pytest.mark.parametrize(
+    ("front", "norm"),
+    [
+        (["mono", {"resample": {"rate": 8000}}, FIT, RMS], math.sqrt(800)),
+        (["mono", FIT, {"rms_normalize": {"target": 0.5}}], 0.5 * math.sqrt(1600)),
+        ([{"resample": {"rate": 8000}}, {"fit": {"samples": 1000}}, RMS], math.sqrt(1000)),
+        (["peak_normalize", FIT, RMS], math.sqrt(1600)),
+    ],
+)
+def test_the_norm_of_an_object_is_that_of_its_clips(clips: Path, front: list[Any], norm: float) -> None:
+    values = study_values(pipelines={"waveform": [*front, NOISE], "clip": [*front, NOISE]})
+    study = load_study(save(clips, values))
+    cell = next(c for c in cells_of(study) if c.block.name == "chosen" and c.sigma == 3.0)
+    (fit, *_) = fits_of(study, cell, clips, clips / "out")
+    assert fit.config.certify.decide is not None
+    asked = list(fit.config.certify.decide.radii[1:])
+    assert len(asked) >= 2  # a long clip's largest is more than the draws can prove
+    assert asked == pytest.approx(sorted(target_radius(t, norm) for t in study.targets)[: len(asked)])
+    pipe = sc.Pipeline.from_specs(fit.config.pipeline[: len(front) + 1])
+    v = pipe.object_of(sc.load_clip(clips / "testing" / "low" / "00.wav"))
+    assert float(torch.linalg.vector_norm(v)) == pytest.approx(norm, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        ["mono", RMS, FIT],
+        ["mono", FIT],
+        ["mono", RMS],
+        ["mono", FIT, {"resample": {"rate": 8000}}, RMS],
+        ["mono", FIT, {"rms_normalize": {"floor": 0.01}}],
+        *(["mono", FIT, RMS, stage] for stage in ("peak_normalize", {"fixed_gain": {"gain": 2.0}}, "clip",
+                                                  {"quantize": {"bits": 8}}, "log_mel", "mfcc")),
+    ],
+)  # fmt: skip
+def test_targets_have_no_radii_where_the_norm_does_not_follow_from_the_stages(
+    clips: Path, front: list[Any]
+) -> None:
+    values = study_values(pipelines={"waveform": [*front, NOISE], "clip": [*front, NOISE]})
+    study = load_study(save(clips, values))
+    cell = next(c for c in cells_of(study) if c.block.name == "chosen")
+    with pytest.raises(ConfigError, match="over_sigma"):
+        fits_of(study, cell, clips, clips / "out")
 
 
 def test_one_cell_for_all_targets_has_the_best_mean() -> None:

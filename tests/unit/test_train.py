@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -383,6 +384,45 @@ def test_a_training_is_not_resumed_with_other_clips(begun, change):
     (begun / "list.csv").write_text("\n".join(change(lines)) + "\n")
     with pytest.raises(ConfigError, match="was begun with another config or other clips"):
         train(load_config(begun / "kws.yaml"), base=begun, resume=True)
+
+
+def _without(file: Path, key: str) -> None:
+    state = torch.load(file, weights_only=True)
+    del state[key]
+    torch.save(state, file)
+
+
+def _of_another_shape(file: Path) -> None:
+    state = torch.load(file, weights_only=True)
+    state["net"] = {name: tensor.reshape(1, -1) for name, tensor in state["net"].items()}
+    torch.save(state, file)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-1000]),
+        lambda file: file.write_bytes(file.read_bytes()[:100]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"junk " * 100),
+        lambda file: file.write_bytes(pickle.dumps(Path("x"))),
+        lambda file: torch.save([1, 2], file),
+        lambda file: _without(file, "identity"),
+        lambda file: _without(file, "optimiser"),
+        _of_another_shape,
+        lambda file: file.with_name("best.safetensors").unlink(),
+    ],
+    ids=["torn", "short", "empty", "junk", "pickle", "list", "nameless", "part", "shapes", "no best"],
+)
+def test_a_damaged_checkpoint_is_one_line(begun, capsys, spoil):
+    folder = begun / "out" / "tones.training"
+    spoil(folder / "checkpoint.pt")
+    capsys.readouterr()
+    assert command_line(["train", str(begun / "kws.yaml"), "--resume"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "Traceback" not in err
+    assert str(folder) in err and "remove it to start anew" in err
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -200,7 +200,8 @@ def _sound(record: Record) -> bool:
     positive = ("sigma", "alpha", "n")
     if not isinstance(record.get("views", {}), dict) or not isinstance(record.get("spaces", {}), dict):
         return False
-    for name in (*positive, "count", "ceiling", "object_norm", *(("radius",) if certified else ())):
+    others = [name for name, there in (("radius", certified), ("set_aside", "set_aside" in record)) if there]
+    for name in (*positive, "count", "ceiling", "object_norm", *others):
         value = record.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False

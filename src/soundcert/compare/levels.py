@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from soundcert.bounds import certified_radius, monte_carlo_ceiling
+from soundcert.certify import level_of
 from soundcert.diagnostics import snr_db
 from soundcert.errors import ConfigError, InputError, RunError, TransportError
 from soundcert.pipeline import Pipeline
@@ -140,17 +141,23 @@ def carried(
 def at_alpha(record: Record, alpha: float) -> Record:
     """Return the record as it would stand at another α: its counts say all that is needed.
 
-    Raises RunError for a record whose n was not fixed beforehand: its counts allow no other bound.
+    The bounds are at α less what the record sets aside for the error of lattice noise, which depends on n and the
+    noise and not on α (`certify.set_aside`). Raises RunError for a record whose n was not fixed beforehand, since its
+    counts allow no other bound, and where nothing of α would be left.
     """
     if record["status"] == "failed" or record["alpha"] == alpha:
         return record
     if record.get("policy", "fixed") != "fixed":
         raise RunError(f"n was chosen while sampling (policy {record['policy']})")
     bound, sigma, n = record.get("bound", "one-sided"), record["sigma"], record["n"]
+    aside = record.get("set_aside", 0.0)
+    if aside >= alpha:
+        raise RunError(f"its lattice noise's own error takes {aside:.3g} of it, which leaves nothing")
+    level = level_of(alpha, aside)
     radius = certified_radius(
-        record["count"], n, alpha, sigma, bound=bound, max_other=record.get("max_other")
+        record["count"], n, level, sigma, bound=bound, max_other=record.get("max_other")
     )
-    ceiling = monte_carlo_ceiling(sigma, n, alpha, bound=bound)
+    ceiling = monte_carlo_ceiling(sigma, n, level, bound=bound)
     kept = {k: v for k, v in record.items() if k not in ("label", "radius", "views", "spaces")}
     kept |= {"alpha": alpha, "ceiling": ceiling, "saturated": radius is not None and radius >= ceiling}
     if radius is None:

@@ -60,7 +60,8 @@ def read_run(path: Path, file: str) -> Builder:
     if "bound" in run.certify:
         words = {"two-class": "two-class, with the largest count of all other classes in the fresh sample"}
         bound = str(run.certify["bound"])
-        if policy in ("decide", "estimate"):
+        # `estimate` has the plain bound: its n is chosen by a pilot, before the draws that it counts (policies.py).
+        if policy == "decide":
             bound = f"{bound}, time-uniform ({policy})"
         out.put("bound", "certify.bound", words.get(bound, bound))
     data = run.config.get("data") or {}

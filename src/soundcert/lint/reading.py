@@ -125,7 +125,7 @@ def _read(path: Path, name: str, form: str) -> Builder:
 
 
 def _records(path: Path, name: str) -> Iterator[dict[str, Any]]:
-    from soundcert.runs.reading import _missing
+    from soundcert.runs.values import missing_field
 
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -135,6 +135,10 @@ def _records(path: Path, name: str) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 raise InputError(f"{name}, line {number}, is not JSON") from None
-            if not isinstance(record, dict) or not isinstance(record.get("clip"), str) or _missing(record):
+            if (
+                not isinstance(record, dict)
+                or not isinstance(record.get("clip"), str)
+                or missing_field(record)
+            ):
                 raise InputError(f"{name}, line {number}, is not a record of soundcert")
             yield record

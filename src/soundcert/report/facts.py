@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from soundcert.report.findings import attacked
 from soundcert.report.terminal import VIEWS
 from soundcert.report.words import NBSP, duration, length, percent, percents, view_text, visible
 from soundcert.runs import Run
+from soundcert.runs.values import finite, sound
 
 _BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
 #: How a clip ended: shown as, and the class of its colour.
@@ -57,74 +57,12 @@ def readable(run: Run) -> Run:
     kept: list[Mapping[str, Any]] = []
     out: list[Mapping[str, Any]] = []
     for record in run.records:
-        (kept if _sound(record) else out).append(record)
+        (kept if sound(record) else out).append(record)
     if not out:
         return replace(run, looked_through=True)
     some = ", ".join(repr(str(r["clip"])) for r in out[:3])
     warning = f"{len(out)} records have values that this version cannot read, and are left out: {some}"
     return replace(run, records=tuple(kept), warnings=(*run.warnings, warning), looked_through=True)
-
-
-def _sound_spaces(spaces: object) -> bool:
-    return isinstance(spaces, dict) and all(map(_sound_space, spaces.values()))
-
-
-def _sound_space(there: object) -> bool:
-    if not isinstance(there, dict) or not isinstance(there.get("proven"), bool):
-        return False
-    if not there["proven"]:
-        return isinstance(there.get("reason"), str)
-    chain = there.get("chain")
-    return (
-        _radius(there)
-        and finite(there.get("norm"))
-        and isinstance(chain, list)
-        and all(
-            isinstance(s, dict)
-            and isinstance(s.get("stage"), str)
-            and isinstance(s.get("space"), str)
-            and _radius(s)
-            for s in chain
-        )
-    )
-
-
-def _radius(of: Mapping[str, Any]) -> bool:
-    """Whether a radius is there: a number, or null for one without limit."""
-    return "radius" in of and (of["radius"] is None or finite(of["radius"]))
-
-
-def _sound(record: Mapping[str, Any]) -> bool:
-    if record["status"] == "failed":
-        return True
-    numbers = ["alpha", "sigma", "p_lower", "ceiling", "object_norm", "count", "n", "n0"]
-    numbers += [key for key in ("displacement", "sensitivity", "gain", "seconds") if key in record]
-    texts = ["candidate"]
-    if record["status"] == "certified":
-        numbers.append("radius")
-        texts.append("label")
-        views = record["views"]
-        if not isinstance(views, dict) or not all(v is None or finite(v) for v in views.values()):
-            return False
-    asked = record.get("radii") or []
-    return (
-        _sound_spaces(record.get("spaces", {}))
-        and all(finite(record[k]) for k in numbers)
-        and record["sigma"] > 0
-        and 0 < record["alpha"] < 1
-        and all(isinstance(record[k], str) for k in texts)
-        and isinstance(record.get("truth"), str | None)
-        and isinstance(asked, list)
-        and all(finite(r) for r in asked)
-    )
-
-
-def finite(value: object) -> bool:
-    """Whether a value of a record is a finite number."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
-        return False
 
 
 def outcome(record: Mapping[str, Any]) -> int:

@@ -24,7 +24,6 @@ from soundcert.report.facts import (
     attack_summary,
     contract_facts,
     facts_of_cost,
-    finite,
     label_bars,
     outcome,
     pipeline_of,
@@ -39,6 +38,7 @@ from soundcert.report.terminal import VIEWS
 from soundcert.report.words import length, percent, percents, plain_words, view_text, visible
 from soundcert.runs import Run
 from soundcert.runs.summary import tied
+from soundcert.runs.values import finite
 
 CLIPS_WITH_AUDIO = 12
 _MOST_LABELS = 40

@@ -8,25 +8,27 @@ the same settings are left out. `attacks.json` is the summary.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from hashlib import blake2b
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from soundcert.attack import Attacker, Claim, Deployments, Settings
 from soundcert.audio import Clip
 from soundcert.certify import SmoothedClassifier
-from soundcert.classifier import engine_of
 from soundcert.data.sources import sample
 from soundcert.errors import ConfigError, InputError, RunError
 from soundcert.pipeline import Pipeline
-from soundcert.runs.certify_run import Progress
+from soundcert.runs.certify_run import Progress, engine_of
 from soundcert.runs.directory import (
     FORMAT,
     RECORDS,
     RUN,
     append_line,
+    checked,
     read_json,
     read_records,
     repaired,
@@ -76,7 +78,7 @@ def attack_run(
             check_space(pipe.route(clip.space), settings.space)
             break
     named = {**settings.to_dict(), "wav": wav}
-    engine = engine_of(facts)
+    engine = engine_of(facts, run / RUN)
     how: dict[str, Any] = {
         "micro_batch": engine.micro_batch, "engine": engine.engine, "precision": engine.precision, "device": engine.device,
     }  # fmt: skip
@@ -123,7 +125,7 @@ def _certified(run: Path, limit: int | None) -> list[dict[str, Any]]:
         raise ConfigError(f"limit must be at least 1, got {limit}")
     if not (run / RECORDS).exists():
         raise RunError(f"{run} has no {RECORDS}: certify first")
-    rows = [r for r in read_records(run) if r["status"] == "certified"]
+    rows = [r for r in checked(read_records(run), run / RECORDS) if r["status"] == "certified"]
     if not rows:
         raise RunError(f"{run} has no certified clip: there is nothing to attack")
     kept = set(sample([r["clip"] for r in rows], limit))
@@ -143,6 +145,19 @@ def _claim(record: Mapping[str, Any]) -> Claim:
     return Claim(**{name: record.get(name) for name in names})  # type: ignore[arg-type]
 
 
+def stem_of(name: str) -> str:
+    """Return what the files kept for a clip begin with: the last part of its name, and 8 hex digits of all of it.
+
+    A name may be an absolute path, lead out of its folder (`../yes.wav`), or be longer than a file's may be, and two
+    names may have the same last part; nothing is written through the name itself.
+    """
+    last = re.split(r"[/\\]", name)[-1]
+    # 40 characters are at most 160 bytes, which leaves room for the rest of a name of 255.
+    readable = re.sub(r"[^\w.-]", "_", last).lstrip(".")[:40] or "clip"
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return f"{readable}-{digest}"
+
+
 def _attack(
     run: Path,
     attacker: Attacker,
@@ -153,7 +168,7 @@ def _attack(
 ) -> dict[str, Any]:
     """Return one line: what was found, or why the clip could not be attacked."""
     name = record["clip"]
-    stem = run / FOLDER / PurePosixPath(name)
+    stem = run / FOLDER / stem_of(name)
     try:
         if isinstance(clip, InputError):
             raise clip

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -20,6 +20,7 @@ from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
 from soundcert.data import Item
 from soundcert.data.config import split_words
+from soundcert.engines import EngineName, Precision
 from soundcert.errors import ConfigError, ModelError, ResourceError, RunError, SoundcertError, did_you_mean
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot
@@ -164,7 +165,18 @@ def _shares(
         pilots = list(workers.pilots(items))
         shares = share(pilots, sampling.policy, sampling, time.perf_counter() - started)
         write_json(file, {d: {"pilot": dataclasses.asdict(p), "n": n} for d, (p, n) in shares.items()})
-    return {d: (Pilot(**entry["pilot"]), entry["n"]) for d, entry in read_json(file).items()}
+    out = {}
+    for digest, entry in read_json(file).items():
+        try:
+            pilot, n = Pilot(**entry["pilot"]), entry["n"]
+            if not all(type(value) is int and value >= 0 for value in (pilot.top, pilot.count, pilot.n, n)):
+                raise TypeError
+        except (KeyError, TypeError):
+            raise RunError(
+                f"{file}: expected a clip's pilot and draws as whole numbers, got {str(entry)[:100]}; restore the file"
+            ) from None
+        out[digest] = (pilot, n)
+    return out
 
 
 def _engine(budget: CertifyConfig, route: Route | None, out: Path) -> Fastest:
@@ -173,10 +185,36 @@ def _engine(budget: CertifyConfig, route: Route | None, out: Path) -> Fastest:
         size = budget.micro_batch or default_batch(budget.device)
         return Fastest(budget.named_engine, budget.precision, size, {}, budget.device)
     if (out / RUN).exists():
-        before = read_json(out / RUN).get("engine")
-        if isinstance(before, dict):
-            return Fastest(**before)
+        before = read_json(out / RUN)
+        if "engine" in before:
+            return engine_of(before, out / RUN)
     return fastest(route, budget.micro_batch)
+
+
+def engine_of(info: Mapping[str, Any], file: Path) -> Fastest:
+    """Return what ran the model of a run, as its run.json says. RunError where that is no engine of this version."""
+    kinds = {f.name for f in dataclasses.fields(Fastest)}
+    held = info.get("engine")
+    if (
+        not isinstance(held, dict)
+        or not {"engine", "precision", "micro_batch", "rates"} <= held.keys() <= kinds
+        or held["engine"] not in get_args(EngineName)
+        or held["precision"] not in get_args(Precision)
+        or type(held["micro_batch"]) is not int
+        or held["micro_batch"] < 1
+        or not _is_device(held.get("device", "cpu"))
+    ):
+        raise RunError(
+            f"{file}: expected `engine` as certify writes it, got {str(held)[:100]}; restore the file"
+        )
+    return Fastest(**held)
+
+
+def _is_device(name: object) -> bool:
+    try:
+        return isinstance(name, str) and torch.device(name) is not None
+    except RuntimeError:
+        return False
 
 
 def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:

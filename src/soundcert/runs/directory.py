@@ -11,12 +11,13 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from soundcert.errors import RunError
+from soundcert.runs.values import missing_field, sound
 
 RUN, RECORDS, LOCK = "run.json", "certificates.jsonl", ".lock"
 FORMAT = 1
@@ -69,7 +70,12 @@ class RunDirectory:
         before = read_json(file)
         if before.get("format") != FORMAT:
             raise RunError(f"{file} has format {before.get('format')!r}; this version reads {FORMAT}")
-        changed = [key for key, value in identity.items() if before.get("identity", {}).get(key) != value]
+        held = before.get("identity", {})
+        if not isinstance(held, dict):
+            raise RunError(
+                f"{file}: expected `identity` as an object, got {type(held).__name__}; restore the file"
+            )
+        changed = [key for key, value in identity.items() if held.get(key) != value]
         if changed:
             raise RunError(
                 f"{self.path} was begun with another {', '.join(sorted(changed))}: a run cannot change midway; "
@@ -77,7 +83,8 @@ class RunDirectory:
             )
 
     def _repair(self) -> None:
-        self.done = {record["clip"] for record in repaired(self.path / RECORDS)}
+        file = self.path / RECORDS
+        self.done = {record["clip"] for record in checked(repaired(file), file)}
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one clip's record and wait until it is on the disk."""
@@ -130,16 +137,32 @@ def repaired(file: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines_of(file), start=1):
         if not line.endswith(b"\n"):
             break
-        try:
-            record = json.loads(line)
-            if not isinstance(record["clip"], str):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise RunError(f"{file}, line {number}, is not a record of soundcert") from None
-        yield record
+        yield _record(line, file, number)
         whole += len(line)
     if whole < file.stat().st_size:
         os.truncate(file, whole)
+
+
+def checked(records: Iterable[dict[str, Any]], file: Path) -> Iterator[dict[str, Any]]:
+    """Yield a file's records from its first line on; RunError for one that no figure could be made of."""
+    for number, record in enumerate(records, start=1):
+        missing = missing_field(record)
+        if missing or not sound(record):
+            what = f"it has no {missing}" if missing else "it has values of other kinds than certify writes"
+            raise RunError(
+                f"{file}, line {number}, is not a record of soundcert: {what}; restore the file, or remove the line"
+            )
+        yield record
+
+
+def _record(line: bytes, file: Path, number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if not isinstance(record["clip"], str):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RunError(f"{file}, line {number}, is not a record of soundcert") from None
+    return dict(record)
 
 
 def encode_json(values: object, indent: int | None = None) -> bytes:
@@ -203,7 +226,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a run directory; a torn last line is left out."""
-    for line in lines_of(path / RECORDS):
+    """Yield the records of a run directory; a torn last line is left out. RunError for a line that is no record."""
+    for number, line in enumerate(lines_of(path / RECORDS), start=1):
         if line.endswith(b"\n"):
-            yield json.loads(line)
+            yield _record(line, path / RECORDS, number)

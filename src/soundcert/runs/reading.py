@@ -18,6 +18,7 @@ from soundcert.errors import RunError
 from soundcert.runs.directory import FORMAT, RECORDS, RUN, lines_of, read_json
 from soundcert.runs.schema import record_fields
 from soundcert.runs.summary import summarise
+from soundcert.runs.values import missing_field
 
 ATTACKS = "attacks.jsonl"
 
@@ -108,7 +109,7 @@ def open_run(path: Path) -> Run:
         warnings.append(f"{RECORDS} has fields that this version does not know: {', '.join(strange)}")
     usable = []
     for record in records:
-        missing = _missing(record)
+        missing = missing_field(record)
         if missing:
             warnings.append(f"the record of {record['clip']!r} is left out: it has no {missing}")
         else:
@@ -152,27 +153,3 @@ def _lines(file: Path, warnings: list[str], *, needed: bool = True) -> list[dict
 def _sharing(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object whose names are one with those of all others: half the memory of many records."""
     return {intern(name): value for name, value in pairs}
-
-
-def _missing(record: Mapping[str, Any]) -> str | None:
-    """Return the first field that a record of its status must have and has not."""
-    status = record.get("status")
-    if status == "failed":
-        needed = ["reason"]
-    elif status in ("certified", "abstained"):
-        needed = [
-            "candidate",
-            "count",
-            "n",
-            "n0",
-            "alpha",
-            "sigma",
-            "p_lower",
-            "ceiling",
-            "saturated",
-            "object_norm",
-        ]
-        needed += ["label", "radius", "views"] if status == "certified" else []
-    else:
-        return "status that this version knows"
-    return next((field for field in needed if field not in record), None)

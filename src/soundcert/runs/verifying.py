@@ -19,7 +19,7 @@ import numpy as np
 
 from soundcert.audio import Clip
 from soundcert.certify import Sampling, SmoothedClassifier, bounds_of, conclude, level_of, set_aside
-from soundcert.classifier import computed_by, engine_of
+from soundcert.classifier import computed_by
 from soundcert.config import Budget, Config, Decide, validate
 from soundcert.contract import read_contract
 from soundcert.data import Item, load_items
@@ -27,8 +27,8 @@ from soundcert.diagnostics import norm_ratio_db
 from soundcert.errors import ConfigError, RunError, SoundcertError
 from soundcert.pipeline import Pipeline
 from soundcert.policies import Pilot, Sampled, pilot_plan, rules
-from soundcert.runs.certify_run import SHARES, check_labels, environment, identity_of
-from soundcert.runs.directory import read_json
+from soundcert.runs.certify_run import SHARES, check_labels, engine_of, environment, identity_of
+from soundcert.runs.directory import RUN, read_json
 from soundcert.runs.reading import Run, open_run
 from soundcert.runs.replay import Replay, draws, replay
 from soundcert.runs.summary import summarise
@@ -297,7 +297,7 @@ def _alike(have: Any, want: Any, tolerance: float) -> bool:
 
 def _digests(run: Run, pipe: Pipeline, items: Sequence[Item], sampling: Sampling) -> list[str]:
     """Return which parts of the run's identity are not those of its config, model and data list now."""
-    chosen = engine_of(run.info)
+    chosen = engine_of(run.info, run.path / RUN)
     runtime = pipe.model.runtime if pipe.model else None
     engine = computed_by(chosen.engine, chosen.precision, chosen.device, runtime)
     # Runs of earlier versions did not keep the spaces asked for; their records name them.
@@ -387,7 +387,7 @@ class _Judge:
     """Certifies clips of a run once more, under the same keys, and compares."""
 
     def __init__(self, run: Run, pipe: Pipeline, sampling: Sampling) -> None:
-        chosen = engine_of(run.info)
+        chosen = engine_of(run.info, run.path / RUN)
         self._sampling, self._pipe = sampling, pipe
         self._report_in: Sequence[str] | None = run.info.get("report_in")
         self._classifier = SmoothedClassifier(

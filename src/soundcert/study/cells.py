@@ -244,8 +244,8 @@ def _deciding(
         norm = _object_norm(stages)
         if norm is None:
             raise ConfigError(
-                f"study: pipeline {cell.pipeline!r} has no `fit` and `rms_normalize` before its noise, from which the "
-                "targets' radii follow: use decide: {over_sigma: […]}"
+                f"study: pipeline {cell.pipeline!r} has no `fit` and `rms_normalize`, in this order, without a floor and "
+                "directly before its noise, from which the targets' radii follow: use decide: {over_sigma: […]}"
             )
         ratios = [0.0, *(target_radius(t, norm) / cell.sigma for t in study.targets)]
     radii = sorted({r * cell.sigma for r in ratios if r <= most})
@@ -253,18 +253,30 @@ def _deciding(
 
 
 def _object_norm(stages: list[Any]) -> float | None:
-    """Return ‖v‖ of every clip where it follows from the stages alone: RMS target × √samples, at 16 kHz."""
-    found: dict[str, Mapping[str, Any]] = {}
+    """Return ‖v‖ of every clip where it follows from the stages alone, else None: RMS target × √samples.
+
+    It does for `fit`, then `rms_normalize`, then the noise, and without a floor, below which a quiet clip keeps another
+    RMS. A stage behind `fit` may change the length, one behind `rms_normalize` the norm; `fit` does so itself.
+    Seconds are at the rate of the last `resample`, by default 16 kHz.
+    """
+    rate: float = 16_000
+    samples: int | None = None
+    norm: float | None = None
     for stage in stages:
         name, fields = (stage, {}) if isinstance(stage, str) else next(iter(stage.items()))
-        if "noise" in name or name == "log_mel":
-            break
-        found[name] = fields or {}
-    if "fit" not in found or "rms_normalize" not in found:
-        return None
-    rate = found.get("resample", {}).get("rate", 16_000)
-    samples = round(float(found["fit"].get("seconds", 0)) * rate)
-    return float(found["rms_normalize"].get("target", 1.0)) * math.sqrt(samples)
+        fields = fields or {}
+        if "noise" in name:
+            return norm
+        if name == "rms_normalize":
+            sure = samples is not None and not fields.get("floor")
+            norm = float(fields.get("target", 1.0)) * math.sqrt(samples or 0) if sure else None
+            continue
+        norm = samples = None
+        if name == "resample":
+            rate = fields.get("rate", rate)
+        elif name == "fit":
+            samples = fields.get("samples") or max(1, round(float(fields.get("seconds") or 0) * rate))
+    return None
 
 
 def _based(data: DataConfig, base: Path) -> DataConfig:

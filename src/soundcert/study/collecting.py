@@ -14,7 +14,7 @@ from typing import Any
 from soundcert.bounds import accuracy_interval
 from soundcert.runs import Run, open_run
 from soundcert.runs.directory import read_json
-from soundcert.runs.summary import CONFIDENCE_ALPHA, summarise
+from soundcert.runs.summary import CONFIDENCE_ALPHA, summarise, tied
 from soundcert.study.cells import Cell, Fit, cells_of, fits_of
 from soundcert.study.choosing import Choice, choices, validation_shares
 from soundcert.study.config import StudyConfig
@@ -136,6 +136,7 @@ def _reached(study: StudyConfig, picked: Sequence[Choice], fits: Mapping[Path, F
     """Return certified accuracy over testing clips at each target, by the cells that validation clips chose.
 
     `per_target`: the cell chosen for that target, in each fold. `one_model`: the one cell chosen for all targets.
+    `interval_95` is null, and `no_interval` says why, where the clips of all folds together are not independent.
     """
     grouped: dict[tuple[str, str], list[Choice]] = defaultdict(list)
     for choice in picked:
@@ -150,11 +151,14 @@ def _reached(study: StudyConfig, picked: Sequence[Choice], fits: Mapping[Path, F
         def figure(chosen: Sequence[Choice], target: float) -> dict[str, Any]:
             count = sum(_at_target(runs[c.folder].good, target) for c in chosen)  # noqa: B023
             total = sum(len(runs[c.folder].usable) for c in chosen)  # noqa: B023
+            reason = tied([r for c in chosen for r in runs[c.folder].usable])  # noqa: B023
+            ends = None if reason else accuracy_interval(count, total, CONFIDENCE_ALPHA, alpha)  # noqa: B023
             return {
                 "cells": sorted({c.cell for c in chosen}),
                 "count": count,
                 "total": total,
-                "interval_95": list(accuracy_interval(count, total, CONFIDENCE_ALPHA, alpha)),  # noqa: B023
+                "interval_95": list(ends) if ends else None,
+                **({"no_interval": reason} if reason else {}),
                 "validation": _mean([c.score for c in chosen]),
             }
 

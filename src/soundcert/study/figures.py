@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -33,10 +34,13 @@ def curves_svg(results: Results, data: str) -> str:
             colour, line, mark = _LOOKS[number % len(_LOOKS)]
             levels = [float(t) for t in r["per_target"]]
             points = list(r["per_target"].values())
+            ends = [
+                p["interval_95"] or (math.nan, math.nan) for p in points
+            ]  # no band where there is no interval
             axes.fill_between(
                 levels,
-                [p["interval_95"][0] for p in points],
-                [p["interval_95"][1] for p in points],
+                [low for low, _ in ends],
+                [high for _, high in ends],
                 color=colour, alpha=0.15, linewidth=0,
             )  # fmt: skip
             axes.plot(
@@ -60,9 +64,11 @@ def curves_svg(results: Results, data: str) -> str:
         axes.legend(loc="lower left", frameon=True, framealpha=0.85, edgecolor="none", fontsize=6.5)
         total = reached[0]["per_target"][next(iter(reached[0]["per_target"]))]["total"]
         about = results["data"][data]
+        some = any(p["interval_95"] for r in reached for p in r["per_target"].values())
+        holds = "; each 95 % interval holds at one target chosen beforehand" if some else ""
         note = (
             f"{about['title']}, {total} testing clips, α = {reached[0]['alpha']:g}. {about['note']} Points are measured, "
-            "lines between them only guide the eye; each 95 % interval holds at one target chosen beforehand."
+            f"lines between them only guide the eye{holds}."
         )
         lines = textwrap.wrap(note, 118)
         image.subplots_adjust(left=0.09, right=0.985, top=0.97, bottom=0.14 + 0.033 * len(lines))

@@ -146,12 +146,19 @@ def _targets(results: Results, reached: Mapping[str, Any]) -> Table:
         )
     overall = next(iter(reached["one_model"].values()))
     names = "; ".join(varied(cells[name]) for name in overall["cells"])
+    figures = [*reached["per_target"].values(), *reached["one_model"].values()]
+    reasons = list(dict.fromkeys(f["no_interval"] for f in figures if f["interval_95"] is None))
+    intervals = (
+        f"No intervals of accuracy: {'; '.join(reasons)}."
+        if reasons
+        else "Intervals of 95 % hold at one target chosen beforehand."
+    )
     return Table(
         f"targets-{reached['data']}-{reached['pipeline']}",
         f"{results['data'][reached['data']]['title']}, {reached['contract']} ({reached['pipeline']}): certified accuracy "
         "against every perturbation of the file's samples at the SNR or quieter, proven through the front, "
         f"α = {reached['alpha']:g}. For each target the σ and model that validation clips chose for it; and the one that "
-        f"they chose for all targets: {names}. Intervals of 95 % hold at one target chosen beforehand.",
+        f"they chose for all targets: {names}. {intervals}",
         (
             "SNR",
             "certified accuracy",
@@ -165,11 +172,11 @@ def _targets(results: Results, reached: Mapping[str, Any]) -> Table:
 
 
 def _counted(figure: Mapping[str, Any]) -> tuple[str, str]:
+    share = f"{percent(figure['count'], figure['total'])} ({figure['count']}/{figure['total']})"
+    if figure["interval_95"] is None:
+        return share, "none"
     low, high = percents((figure["interval_95"][0], figure["interval_95"][1]))
-    return (
-        f"{percent(figure['count'], figure['total'])} ({figure['count']}/{figure['total']})",
-        f"{low} to {high}",
-    )
+    return share, f"{low} to {high}"
 
 
 def _validation(results: Results, data: str) -> Table | None:

@@ -218,12 +218,13 @@ def quiet(bars: bool = False) -> Iterator[None]:
             hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def front_of(source: str) -> list[dict[str, dict[str, Any]]]:
+def front_of(source: str, revision: str | None = None) -> list[dict[str, dict[str, Any]]]:
     """Return a feature extractor as stages of a pipeline, from the rate to the network's input.
 
-    The clip's length is the user's: an extractor of waveforms takes any.
+    revision: that of the weights, for a name of the hub: another one may have another extractor. The clip's length is
+    the user's: an extractor of waveforms takes any.
     """
-    folder = folder_of(source)
+    folder = folder_of(source, revision)
     told = read_json(folder, "preprocessor_config.json")
     kind = str(told.get("feature_extractor_type") or told.get("processor_class"))
     rate = int(told.get("sampling_rate", 16_000))
