@@ -9,6 +9,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,11 @@ from soundcert.bounds import monte_carlo_ceiling
 from soundcert.contract import read_contract
 from soundcert.errors import ConfigError, RunError
 from soundcert.explorer import builder
+from soundcert.explorer import shelf as module
 from soundcert.explorer.progress import State, locked, state_of
 from soundcert.explorer.shelf import Shelf, natural
 from soundcert.explorer.site import MARK, write_site
-from soundcert.runs import open_run
+from soundcert.runs import Run, open_run
 from soundcert.runs.directory import take_lock
 from soundcert.runs.recordings import recordings_of
 from soundcert.transport import carry
@@ -83,6 +85,30 @@ def test_a_changed_run_is_read_again_and_an_unchanged_one_is_not(tmp_path: Path)
     with (path / "certificates.jsonl").open("a") as file:
         file.write(json.dumps(record("more", 990)) + "\n")
     assert len(shelf.open(place).records) == 5
+
+
+def test_one_strange_run_does_not_take_the_others_from_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "a", many(4))
+    write_run(tmp_path / "b", many(4), clips=10**400)
+    assert [c["readable"] for c in Shelf(tmp_path).cards()] == [True, True]
+
+    real_card, real_state = module._card, module.state_of
+
+    def broken_card(run: Run) -> dict[str, Any]:
+        return real_card(run) if run.name == "a" else 1 / 0
+
+    def broken_state(path: Path, told: dict[str, Any]) -> State:
+        return real_state(path, told) if path.name == "a" or not told["readable"] else 1 / 0
+
+    for name, broken in (("_card", broken_card), ("state_of", broken_state)):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, broken)
+            good, bad = Shelf(tmp_path).cards()
+        assert good["readable"] and good["state"] == State.FINISHED
+        assert not bad["readable"] and bad["state"] == State.UNREADABLE
+        assert "cannot be read by this version (ZeroDivisionError" in bad["warnings"][0]
 
 
 # --- progress --------------------------------------------------------------------------------------
