@@ -20,6 +20,7 @@ from soundcert.errors import ConfigError, RunError
 from soundcert.explorer import builder
 from soundcert.explorer import shelf as module
 from soundcert.explorer.progress import State, locked, state_of
+from soundcert.explorer.server import Explorer
 from soundcert.explorer.shelf import Shelf, natural
 from soundcert.explorer.site import MARK, write_site
 from soundcert.runs import Run, open_run
@@ -217,6 +218,48 @@ def test_a_runs_pipeline_can_be_taken_and_one_inside_a_model_cannot(tmp_path: Pa
     run = open_run(write_run(tmp_path / "b", many(2), config={"pipeline": inside}))
     with pytest.raises(ConfigError, match="two parts of the model"):
         builder.recipe_of_run("k", "b", run)
+
+
+LATTICE = [
+    "mono",
+    {"rms_normalize": {}},
+    {"quantize": {"log2_step": -20}},
+    {"lattice_noise": {"sigma": 0.1}},
+    {"log_mel": {}},
+]
+
+
+def test_lattice_noise_is_shown_where_it_stands_and_elsewhere_the_noise_is_said_to_be_another(
+    tmp_path: Path, clip: sc.Clip
+) -> None:
+    run = open_run(write_run(tmp_path / "a", many(2), config={"pipeline": LATTICE}))
+    recipe = builder.recipe_of_run("k", "a", run)
+    assert (recipe.home, recipe.sigma) == (3, 0.1)
+    contract = read_contract(sc.Pipeline.from_specs(LATTICE).route(clip.space))
+    found = builder.slots(recipe, clip, sigma=0.1)
+    own = found["places"][3]
+    assert own["covers"] == contract.covers() and tuple(own["not_claimed"]) == contract.not_claimed()
+    assert own["instead"] is None
+    others = [p for at, p in enumerate(found["places"]) if at != 3]
+    assert all(
+        p["ok"] and "adds lattice_noise" in p["instead"] and "of gaussian_noise" in p["instead"]
+        for p in others
+    )
+    # A change put in above the quantizer leaves the noise on its lattice.
+    more = recipe.with_extra("clip")
+    assert builder.slots(more, clip, sigma=0.2)["places"][more.home]["instead"] is None
+    assert all(p["instead"] is None for p in builder.slots(builder.STANDARD[0], clip, sigma=0.5)["places"])
+
+
+def test_a_clip_is_audited_under_the_runs_own_noise(tmp_path: Path) -> None:
+    write_run(
+        tmp_path / "a", many(2), config={"pipeline": LATTICE, "data": {"source": "folder", "root": "."}}
+    )
+    explorer = Explorer(tmp_path)
+    (place,) = explorer.shelf.places()
+    found = explorer.audit(place.id, explorer.clips.names[0])
+    assert found["stages"][found["noise"]].startswith("lattice_noise(")
+    assert not any("does to Gaussian noise" in line for line in found["not_claimed"])
 
 
 # --- recordings ------------------------------------------------------------------------------------
