@@ -262,6 +262,16 @@ def test_a_clip_is_audited_under_the_runs_own_noise(tmp_path: Path) -> None:
     assert not any("does to Gaussian noise" in line for line in found["not_claimed"])
 
 
+def test_both_figures_of_the_file_on_a_page_are_one(clip: sc.Clip) -> None:
+    """A quantizer that comes first and keeps every file of the clip's format costs nothing: the chain has to know it."""
+    specs = [{"quantize": {"log2_step": -15}}, {"gaussian_noise": {"sigma": 0.0025}}]
+    recipe = builder.Recipe.of("k", "a", specs, None)
+    place = builder.slots(recipe, clip, sigma=0.0025)["places"][recipe.home]
+    (view,) = [v["value"] for v in place["views"] if v["key"] == "file_radius"]
+    assert place["file"]["radius"] == view
+    assert "every file of this format lies" in str(place["file"]["chain"])
+
+
 # --- recordings ------------------------------------------------------------------------------------
 
 

@@ -235,7 +235,10 @@ def _colour(location: str, post: bool) -> str:
 def _file(pipe: Pipeline, clip: Clip, found: ClipAudit, views: Mapping[str, float]) -> dict[str, Any]:
     """Return what is proven for the file's samples, and by which chain; or why nothing is."""
     try:
-        there = carry(pipe.route(clip.space), pipe.front_trace(clip), found.ceiling, "file", exact=clip.exact)
+        there = carry(
+            pipe.route(clip.space), pipe.front_trace(clip), found.ceiling, "file",
+            exact=clip.exact, pcm_step=clip.pcm_step,
+        )  # fmt: skip
     except TransportError as error:
         return {"proven": False, "reason": visible(error)}
     level = there.snr_db if 0 < there.radius < math.inf and there.norm > 0 else None
