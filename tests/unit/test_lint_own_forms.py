@@ -90,3 +90,18 @@ def test_rate_and_length_are_read_off_the_pipeline(
 ) -> None:
     run = open_run(write_run(tmp_path / "r", many(3), config={"pipeline": pipeline}))
     assert clock_of(run) == (rate, seconds)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"policy": "budget"}, "a budget ties the clips together"),
+        ({"recording": "long.wav"}, "clips cut from one recording are not independent"),
+    ],
+)  # fmt: skip
+def test_why_there_is_no_interval_is_stated(tmp_path: Path, more: dict[str, str], reason: str) -> None:
+    path = write_run(tmp_path / "r", [{**r, **more} for r in many(20)])
+    assert dict(stated(open_run(path)))["Accuracy interval"].startswith(f"none: {reason}")
+    out = tmp_path / "report.md"
+    assert cli(["report", str(path), "--format", "md", "--out", str(out)]) == 0
+    assert "interval for the data set" not in found_in(out)[0]

@@ -106,6 +106,6 @@ def _interval(run: Run) -> str | None:
     ends = run.summary.get("smoothed_accuracy_interval_95")
     if ends:
         return f"{format_down(ends[0], decimals=4)} to {format_up(ends[1], decimals=4)}, 95 %, of the smoothed accuracy"
-    if any(r.get("policy") == "budget" for r in run.usable):
-        return "none under a budget: a clip's draws depend on the other clips"
+    if reason := run.summary.get("no_interval"):
+        return f"none: {reason}"
     return None if labelled(run) else "none: the clips have no labels"
