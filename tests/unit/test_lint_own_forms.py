@@ -9,6 +9,7 @@ import pytest
 from helpers import IN_FEATURES, WAVEFORM, folder_of_tones, write_tone_model, yaml_of
 from soundcert.cli import run as cli
 from soundcert.lint import lint_report
+from soundcert.lint.reading import read_report
 from soundcert.report.stated import clock_of, stated
 from soundcert.runs import open_run
 from synthetic import many, write_run
@@ -105,3 +106,23 @@ def test_why_there_is_no_interval_is_stated(tmp_path: Path, more: dict[str, str]
     out = tmp_path / "report.md"
     assert cli(["report", str(path), "--format", "md", "--out", str(out)]) == 0
     assert "interval for the data set" not in found_in(out)[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"source": "esc10", "folds": [1]}, "folds 1"),
+        ({"source": "esc50", "folds": [4, 5]}, "folds 4, 5"),
+        ({"source": "speech_commands", "split": "testing"}, "testing"),
+        ({"source": "folder", "root": "clips"}, "all clips of the list"),
+    ],
+)  # fmt: skip
+def test_which_part_of_the_data_it_is_is_read_off_the_run(
+    tmp_path: Path, data: dict[str, object], words: str
+) -> None:
+    path = write_run(tmp_path / "r", many(20), config={"data": data})
+    (result,) = read_report(path).results
+    assert result.fields["split"].text == words
+    assert "split" not in found_in(path)[0]
+    nothing = write_run(tmp_path / "n", many(20), config={"data": {"source": "esc10"}})
+    assert "split" in found_in(nothing)[0]

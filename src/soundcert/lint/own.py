@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from soundcert.bounds import certified_radius, monte_carlo_ceiling
+from soundcert.data.config import split_words
 from soundcert.errors import SoundcertError
 from soundcert.lint.building import Builder
 from soundcert.lint.numbers import parse
@@ -67,11 +68,9 @@ def read_run(path: Path, file: str) -> Builder:
     if data.get("source"):
         where = f" ({data['root']})" if data["source"] in ("folder", "manifest") and "root" in data else ""
         out.put("dataset", "data.source", f"{data['source']}{where}")
-    chosen = data.get("split") or (data.get("fold") and f"fold {data['fold']}")
-    if chosen:
-        out.put("split", "data.split", str(chosen))
-    elif data.get("source") in ("folder", "manifest"):
-        out.put("split", "data.root", "all clips of the folder or manifest")
+    if chosen := split_words(data):
+        label = next((key for key in ("split", "folds") if data.get(key)), "root")
+        out.put("split", f"data.{label}", chosen)
     if run.contract.get("pre_noise"):
         out.put("pre_noise", "contract.pre_noise", ", ".join(run.contract["pre_noise"]))
     for entry in run.config.get("pipeline") or ():
