@@ -12,6 +12,7 @@ from soundcert.lint import lint_report
 from soundcert.lint.reading import read_report
 from soundcert.report.stated import clock_of, stated
 from soundcert.runs import open_run
+from soundcert.stages import FEATURE_STAGES
 from synthetic import many, write_run
 
 #: What a form cannot say: a table of clips has no interval for the whole list.
@@ -126,3 +127,10 @@ def test_which_part_of_the_data_it_is_is_read_off_the_run(
     assert "split" not in found_in(path)[0]
     nothing = write_run(tmp_path / "n", many(20), config={"data": {"source": "esc10"}})
     assert "split" in found_in(nothing)[0]
+
+
+@pytest.mark.parametrize("stage", [*sorted(FEATURE_STAGES), {"kaldi_fbank": {"rate": 8000}}], ids=str)
+def test_the_rate_is_that_of_any_feature_stage(tmp_path: Path, stage: object) -> None:
+    path = write_run(tmp_path / "r", many(20), config={"pipeline": [stage, {"gaussian_noise": {"sigma": 1}}]})
+    (result,) = read_report(path).results
+    assert result.fields["rate"].text == ("8000 Hz" if isinstance(stage, dict) else "16000 Hz")

@@ -14,6 +14,7 @@ from soundcert.errors import SoundcertError
 from soundcert.lint.building import Builder
 from soundcert.lint.numbers import parse
 from soundcert.lint.report import Place, Point, Rows
+from soundcert.stages import FEATURE_STAGES
 
 _SUMMARY = {
     "clips": "clips",
@@ -74,9 +75,9 @@ def read_run(path: Path, file: str) -> Builder:
     if run.contract.get("pre_noise"):
         out.put("pre_noise", "contract.pre_noise", ", ".join(run.contract["pre_noise"]))
     for entry in run.config.get("pipeline") or ():
-        for name, fields in entry.items() if isinstance(entry, dict) else ():
+        for name, fields in entry.items() if isinstance(entry, dict) else ((str(entry), {}),):
             # These refuse any other rate, so that their own is the clip's.
-            if name in ("log_mel", "mfcc") and isinstance(fields, dict) and not out.knows("rate"):
+            if name in FEATURE_STAGES and isinstance(fields, dict) and not out.knows("rate"):
                 out.put("rate", f"pipeline.{name}.rate", f"{fields.get('rate', 16_000)} Hz")
     take_records(run.records, f"{file}/certificates.jsonl", out, run.summary)
     return out
