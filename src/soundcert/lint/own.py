@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from soundcert.bounds import certified_radius, monte_carlo_ceiling
+from soundcert.certify import level_of
 from soundcert.data.config import split_words
 from soundcert.errors import SoundcertError
 from soundcert.lint.building import Builder
@@ -110,6 +111,9 @@ def take_records(
         out.put("n", "n", str(max(counts)))
     if not out.knows("n0") and (counts := {r["n0"] for r in usable if "n0" in r}):
         out.put("n0", "n0", str(max(counts)))
+    # The smallest gives the largest ceiling, and no radius may lie above that.
+    if aside := min((r.get("set_aside", 0.0) for r in usable), default=0.0):
+        out.put("set_aside", "set_aside", str(aside))
     lines = {r["clip"]: i for i, r in enumerate(records, start=1)}
     if not usable:
         return
@@ -144,14 +148,19 @@ def _of_counts(record: Mapping[str, Any], of: Any) -> float:
         return np.nan
 
 
+def _level(r: Mapping[str, Any]) -> float:
+    """The level of the record's bounds: lattice noise sets a part of alpha aside."""
+    return level_of(r["alpha"], r.get("set_aside", 0.0))
+
+
 def _ceiling(r: Mapping[str, Any]) -> float:
-    return monte_carlo_ceiling(r["sigma"], r["n"], r["alpha"], r.get("bound", "one-sided"))
+    return monte_carlo_ceiling(r["sigma"], r["n"], _level(r), r.get("bound", "one-sided"))
 
 
 def _radius(r: Mapping[str, Any]) -> float:
     """The fixed-n radius of the counts. Time-uniform bounds are looser, so it bounds them from above too."""
     radius = certified_radius(
-        r["count"], r["n"], r["alpha"], r["sigma"],
+        r["count"], r["n"], _level(r), r["sigma"],
         bound=r.get("bound", "one-sided"), max_other=r.get("max_other"),
     )  # fmt: skip
     return 0.0 if radius is None else radius
