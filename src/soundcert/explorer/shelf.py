@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from soundcert.errors import ConfigError, RunError, SoundcertError
-from soundcert.explorer.progress import State, state_of
+from soundcert.explorer.progress import state_of
 from soundcert.report.curve import intervals_of
 from soundcert.report.facts import readable
 from soundcert.report.terminal import VIEWS
@@ -252,8 +252,3 @@ def _spark(run: Run) -> list[float] | None:
     good = [r["radius"] / r["sigma"] for r in run.good if not labelled or r.get("truth") is not None]
     points = [SPARK_SIGMAS * k / (SPARK - 1) for k in range(SPARK)]
     return [round(sum(g >= x for g in good) / len(rows), 3) for x in points]
-
-
-def running(cards: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a run of the list goes on."""
-    return any(card["state"] == State.RUNNING for card in cards)
