@@ -6,8 +6,10 @@ and mutations of it in CI.
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -20,6 +22,15 @@ CUT = b"\n=====\n"
 PLACE = Path(
     tempfile.mkdtemp(prefix="soundcert-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
 )
+
+
+def _remove(owner: int) -> None:
+    """Remove the folder at the end of the process that made it: a forked child's end is not the parent's."""
+    if os.getpid() == owner:
+        shutil.rmtree(PLACE, ignore_errors=True)
+
+
+atexit.register(_remove, os.getpid())
 
 
 def audio(data: bytes) -> None:

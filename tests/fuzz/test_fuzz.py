@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +28,26 @@ def test_the_corpus(target: str):
     for file in CORPUS[target]:
         with bounded(seconds=20):
             judge(target, file.read_bytes())
+
+
+FORKS = """
+import os, sys
+import targets
+print(targets.PLACE, flush=True)
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    assert targets.PLACE.is_dir(), "the child's end removed it"
+sys.exit(0)
+"""
+
+
+def test_the_folder_is_removed_at_the_end_and_not_by_a_child():
+    made = subprocess.run(
+        [sys.executable, "-c", FORKS], cwd=HERE, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert Path(made).name.startswith("soundcert-fuzz-")
+    assert not Path(made).exists()
 
 
 @st.composite

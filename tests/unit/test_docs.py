@@ -271,6 +271,8 @@ def test_every_purpose_of_noise_is_explained() -> None:
     text = (DOCS / "noise.md").read_text(encoding="utf-8")
     assert [p for p in get_args(Purpose) if f"| `{p}` |" not in text] == []
     assert f"blocks of {BLOCK}" in text
+    # Each of them is drawn for something, and the page says what.
+    assert "reserved" not in text
 
 
 # --- the table of orders ---------------------------------------------------------------------------

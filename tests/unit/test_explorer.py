@@ -9,6 +9,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,12 @@ from soundcert.bounds import monte_carlo_ceiling
 from soundcert.contract import read_contract
 from soundcert.errors import ConfigError, RunError
 from soundcert.explorer import builder
+from soundcert.explorer import shelf as module
 from soundcert.explorer.progress import State, locked, state_of
+from soundcert.explorer.server import Explorer
 from soundcert.explorer.shelf import Shelf, natural
 from soundcert.explorer.site import MARK, write_site
-from soundcert.runs import open_run
+from soundcert.runs import Run, open_run
 from soundcert.runs.directory import take_lock
 from soundcert.runs.recordings import recordings_of
 from soundcert.transport import carry
@@ -83,6 +86,30 @@ def test_a_changed_run_is_read_again_and_an_unchanged_one_is_not(tmp_path: Path)
     with (path / "certificates.jsonl").open("a") as file:
         file.write(json.dumps(record("more", 990)) + "\n")
     assert len(shelf.open(place).records) == 5
+
+
+def test_one_strange_run_does_not_take_the_others_from_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "a", many(4))
+    write_run(tmp_path / "b", many(4), clips=10**400)
+    assert [c["readable"] for c in Shelf(tmp_path).cards()] == [True, True]
+
+    real_card, real_state = module._card, module.state_of
+
+    def broken_card(run: Run) -> dict[str, Any]:
+        return real_card(run) if run.name == "a" else 1 / 0
+
+    def broken_state(path: Path, told: dict[str, Any]) -> State:
+        return real_state(path, told) if path.name == "a" or not told["readable"] else 1 / 0
+
+    for name, broken in (("_card", broken_card), ("state_of", broken_state)):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, broken)
+            good, bad = Shelf(tmp_path).cards()
+        assert good["readable"] and good["state"] == State.FINISHED
+        assert not bad["readable"] and bad["state"] == State.UNREADABLE
+        assert "cannot be read by this version (ZeroDivisionError" in bad["warnings"][0]
 
 
 # --- progress --------------------------------------------------------------------------------------
@@ -191,6 +218,58 @@ def test_a_runs_pipeline_can_be_taken_and_one_inside_a_model_cannot(tmp_path: Pa
     run = open_run(write_run(tmp_path / "b", many(2), config={"pipeline": inside}))
     with pytest.raises(ConfigError, match="two parts of the model"):
         builder.recipe_of_run("k", "b", run)
+
+
+LATTICE = [
+    "mono",
+    {"rms_normalize": {}},
+    {"quantize": {"log2_step": -20}},
+    {"lattice_noise": {"sigma": 0.1}},
+    {"log_mel": {}},
+]
+
+
+def test_lattice_noise_is_shown_where_it_stands_and_elsewhere_the_noise_is_said_to_be_another(
+    tmp_path: Path, clip: sc.Clip
+) -> None:
+    run = open_run(write_run(tmp_path / "a", many(2), config={"pipeline": LATTICE}))
+    recipe = builder.recipe_of_run("k", "a", run)
+    assert (recipe.home, recipe.sigma) == (3, 0.1)
+    contract = read_contract(sc.Pipeline.from_specs(LATTICE).route(clip.space))
+    found = builder.slots(recipe, clip, sigma=0.1)
+    own = found["places"][3]
+    assert own["covers"] == contract.covers() and tuple(own["not_claimed"]) == contract.not_claimed()
+    assert own["instead"] is None
+    others = [p for at, p in enumerate(found["places"]) if at != 3]
+    assert all(
+        p["ok"] and "adds lattice_noise" in p["instead"] and "of gaussian_noise" in p["instead"]
+        for p in others
+    )
+    # A change put in above the quantizer leaves the noise on its lattice.
+    more = recipe.with_extra("clip")
+    assert builder.slots(more, clip, sigma=0.2)["places"][more.home]["instead"] is None
+    assert all(p["instead"] is None for p in builder.slots(builder.STANDARD[0], clip, sigma=0.5)["places"])
+
+
+def test_a_clip_is_audited_under_the_runs_own_noise(tmp_path: Path) -> None:
+    write_run(
+        tmp_path / "a", many(2), config={"pipeline": LATTICE, "data": {"source": "folder", "root": "."}}
+    )
+    explorer = Explorer(tmp_path)
+    (place,) = explorer.shelf.places()
+    found = explorer.audit(place.id, explorer.clips.names[0])
+    assert found["stages"][found["noise"]].startswith("lattice_noise(")
+    assert not any("does to Gaussian noise" in line for line in found["not_claimed"])
+
+
+def test_both_figures_of_the_file_on_a_page_are_one(clip: sc.Clip) -> None:
+    """A quantizer that comes first and keeps every file of the clip's format costs nothing: the chain has to know it."""
+    specs = [{"quantize": {"log2_step": -15}}, {"gaussian_noise": {"sigma": 0.0025}}]
+    recipe = builder.Recipe.of("k", "a", specs, None)
+    place = builder.slots(recipe, clip, sigma=0.0025)["places"][recipe.home]
+    (view,) = [v["value"] for v in place["views"] if v["key"] == "file_radius"]
+    assert place["file"]["radius"] == view
+    assert "every file of this format lies" in str(place["file"]["chain"])
 
 
 # --- recordings ------------------------------------------------------------------------------------

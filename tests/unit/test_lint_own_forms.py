@@ -7,15 +7,21 @@ from pathlib import Path
 import pytest
 
 from helpers import IN_FEATURES, WAVEFORM, folder_of_tones, write_tone_model, yaml_of
+from soundcert.bounds import monte_carlo_ceiling
 from soundcert.cli import run as cli
 from soundcert.lint import lint_report
+from soundcert.lint.reading import read_report
 from soundcert.report.stated import clock_of, stated
 from soundcert.runs import open_run
-from synthetic import many, write_run
+from soundcert.stages import FEATURE_STAGES
+from synthetic import CONTRACT, many, record, write_run
 
 #: What a form cannot say: a table of clips has no interval for the whole list.
 LACKS = {"csv": {"interval for the data set"}}
 FORMS = {"md": "report.md", "csv": "clips.csv", "model-index": "card.md", "in-toto": "report.intoto.json"}
+
+
+ON_A_LATTICE = [*WAVEFORM[:4], "quantize: {log2_step: -18}", "lattice_noise: {sigma: 0.25}", *WAVEFORM[5:]]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     write_tone_model(folder / "tones.safetensors")
     folder_of_tones(folder / "clips", each=3)
-    for name, stages in (("waveform", WAVEFORM), ("features", IN_FEATURES)):
+    for name, stages in (("waveform", WAVEFORM), ("features", IN_FEATURES), ("lattice", ON_A_LATTICE)):
         (folder / f"{name}.yaml").write_text(yaml_of(stages))
         call = [
             "certify",
@@ -50,7 +56,7 @@ def found_in(path: Path) -> tuple[set[str], list[str]]:
 
 
 @pytest.mark.parametrize("form", ["run", "report.json", *FORMS])
-@pytest.mark.parametrize("name", ["waveform", "features"])
+@pytest.mark.parametrize("name", ["waveform", "features", "lattice"])
 def test_a_correct_report_of_ours_passes(runs: Path, tmp_path: Path, name: str, form: str) -> None:
     run = runs / name
     if form == "run":
@@ -63,6 +69,7 @@ def test_a_correct_report_of_ours_passes(runs: Path, tmp_path: Path, name: str, 
     missing, others = found_in(path)
     assert missing == LACKS.get(form, set())
     assert others == []
+    assert "sigma-unstated-noise" not in {f.rule for f in lint_report(path)[1]}
 
 
 def test_what_a_run_did_not_record_is_asked_for(tmp_path: Path) -> None:
@@ -90,3 +97,70 @@ def test_rate_and_length_are_read_off_the_pipeline(
 ) -> None:
     run = open_run(write_run(tmp_path / "r", many(3), config={"pipeline": pipeline}))
     assert clock_of(run) == (rate, seconds)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"policy": "budget"}, "a budget ties the clips together"),
+        ({"recording": "long.wav"}, "clips cut from one recording are not independent"),
+    ],
+)  # fmt: skip
+def test_why_there_is_no_interval_is_stated(tmp_path: Path, more: dict[str, str], reason: str) -> None:
+    path = write_run(tmp_path / "r", [{**r, **more} for r in many(20)])
+    assert dict(stated(open_run(path)))["Accuracy interval"].startswith(f"none: {reason}")
+    out = tmp_path / "report.md"
+    assert cli(["report", str(path), "--format", "md", "--out", str(out)]) == 0
+    assert "interval for the data set" not in found_in(out)[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"source": "esc10", "folds": [1]}, "folds 1"),
+        ({"source": "esc50", "folds": [4, 5]}, "folds 4, 5"),
+        ({"source": "speech_commands", "split": "testing"}, "testing"),
+        ({"source": "folder", "root": "clips"}, "all clips of the list"),
+    ],
+)  # fmt: skip
+def test_which_part_of_the_data_it_is_is_read_off_the_run(
+    tmp_path: Path, data: dict[str, object], words: str
+) -> None:
+    path = write_run(tmp_path / "r", many(20), config={"data": data})
+    (result,) = read_report(path).results
+    assert result.fields["split"].text == words
+    assert "split" not in found_in(path)[0]
+    nothing = write_run(tmp_path / "n", many(20), config={"data": {"source": "esc10"}})
+    assert "split" in found_in(nothing)[0]
+
+
+@pytest.mark.parametrize("stage", [*sorted(FEATURE_STAGES), {"kaldi_fbank": {"rate": 8000}}], ids=str)
+def test_the_rate_is_that_of_any_feature_stage(tmp_path: Path, stage: object) -> None:
+    path = write_run(tmp_path / "r", many(20), config={"pipeline": [stage, {"gaussian_noise": {"sigma": 1}}]})
+    (result,) = read_report(path).results
+    assert result.fields["rate"].text == ("8000 Hz" if isinstance(stage, dict) else "16000 Hz")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"), [({}, set()), ({"set_aside": 5e-4}, {"radius-not-from-counts"})]
+)
+def test_radii_of_lattice_noise_are_checked_at_the_level_that_is_left(
+    tmp_path: Path, change: dict[str, float], found: set[str]
+) -> None:
+    """A record that says it set half of alpha aside, and has the radius of all of it, is not from its counts."""
+    rows = [{**record(f"{i}.wav", 1000 - i), **change} for i in range(1, 4)]
+    path = write_run(tmp_path / "r", rows, contract={**CONTRACT, "noise": "lattice_noise"})
+    assert {f.rule for f in lint_report(path)[1] if f.level == "error"} == found
+    records = read_report(path).results[0].rows
+    level = 0.001 - change.get("set_aside", 0.0)
+    assert records is not None and records.ceiling is not None
+    assert records.ceiling[0] == pytest.approx(monte_carlo_ceiling(0.5, 1000, level), rel=1e-12)
+    assert (records.ceiling[0] < monte_carlo_ceiling(0.5, 1000, 0.001)) == bool(change)
+
+
+def test_a_radius_above_the_ceiling_of_lattice_noise_is_found(tmp_path: Path) -> None:
+    text = "noise: lattice_noise\nnorm: l2\nsigma: 0.5\nn: 1000\nalpha: 0.001\n"
+    for radius, found in ((1.23, False), (1.31, True)):
+        path = tmp_path / f"{radius}.yaml"
+        path.write_text(f"{text}median radius: {radius}\n")
+        assert ("radius-above-ceiling" in {f.rule for f in lint_report(path)[1]}) == found

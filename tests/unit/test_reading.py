@@ -70,7 +70,14 @@ def test_no_run_is_one_clear_line(tmp_path):
 
 
 def test_a_count_of_clips_that_is_none_is_not_believed(tmp_path):
-    assert open_run(make(tmp_path / "r", clips="many")).total == 1
+    for number, told in enumerate(("many", True, -3, 0, 2.0, 10**9 + 1, 10**400)):
+        assert (
+            open_run(
+                make(tmp_path / str(number), records=[RECORD, {**RECORD, "clip": "b"}], clips=told)
+            ).total
+            == 2
+        )
+    assert open_run(make(tmp_path / "r", clips=10**9)).total == 10**9
 
 
 def test_runs_are_found_under_a_folder(tmp_path):

@@ -182,7 +182,3 @@ def _refused(reason: str) -> int:
     line = " ".join(reason.split()).encode("utf-8", "backslashreplace").decode()
     print(f"soundcert: {''.join(c if c.isprintable() else repr(c)[1:-1] for c in line)}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    main()

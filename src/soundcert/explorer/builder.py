@@ -42,13 +42,14 @@ def _name(spec: StageSpec) -> str:
 class Recipe:
     """Stages without the noise and the model, and where the noise stood: before `home` of them.
 
-    folder: where files that stages name lie.
+    noise: its stage as the config has it. sigma: its σ. folder: where files that stages name lie.
     """
 
     key: str
     title: str
     stages: tuple[StageSpec, ...]
     home: int
+    noise: StageSpec
     sigma: float
     folder: Path | None = None
 
@@ -67,7 +68,17 @@ class Recipe:
         sigma = fields.get("sigma") if isinstance(fields, Mapping) else None
         if not isinstance(sigma, int | float) or isinstance(sigma, bool):
             raise ConfigError("its noise has no sigma")
-        return cls(key, title, tuple(body[:end]), at, float(sigma), folder)
+        return cls(key, title, tuple(body[:end]), at, noise, float(sigma), folder)
+
+    def noise_at(self, at: int, sigma: float) -> StageSpec:
+        """Return the noise for a place: the recipe's own at home; elsewhere Gaussian, which can stand everywhere."""
+        if at == self.home and isinstance(self.noise, Mapping):
+            return {_name(self.noise): {**(self.noise[_name(self.noise)] or {}), "sigma": sigma}}
+        return {"gaussian_noise": {"sigma": sigma}}
+
+    def with_noise(self, at: int, sigma: float) -> list[StageSpec]:
+        """Return the stages with the noise before stage `at`."""
+        return [*self.stages[:at], self.noise_at(at, sigma), *self.stages[at:]]
 
     def with_extra(self, extra: str) -> Recipe:
         """Return the recipe with a change of the waveform put in after its gain (or at the end of the waveform)."""
@@ -118,18 +129,18 @@ def slots(
 ) -> dict[str, Any]:
     """Return what would be certified with the noise at each place, from the file down to the classifier.
 
-    sigma: in the unit of the object, whatever that is there. Raises ConfigError for numbers that cannot be.
+    sigma: in the unit of the object, whatever that is there. At home the noise is of the recipe's own family,
+    elsewhere Gaussian, which a place then says. Raises ConfigError for numbers that cannot be.
     """
     if not (math.isfinite(sigma) and 0 < sigma <= 1e6):
         raise ConfigError(f"sigma must be a positive number, got {sigma!r}")
     names = []
     places = []
     for at in range(len(recipe.stages) + 1):
-        specs = [*recipe.stages[:at], {"gaussian_noise": {"sigma": sigma}}, *recipe.stages[at:]]
         try:
-            pipe = Pipeline.from_specs(specs, recipe.folder)
+            pipe = Pipeline.from_specs(recipe.with_noise(at, sigma), recipe.folder)
             names = [s.describe() for s in pipe.stages if s is not pipe.noise]
-            places.append(_slot(pipe, clip, n, alpha))
+            places.append({**_slot(pipe, clip, n, alpha), "instead": _instead(recipe, at)})
         except (SoundcertError, MemoryError, ArithmeticError, RuntimeError, ValueError) as error:
             places.append({"ok": False, "reason": visible(error)})
     return {
@@ -140,6 +151,14 @@ def slots(
         "alpha": f"{alpha:g}",
         "places": places,
     }
+
+
+def _instead(recipe: Recipe, at: int) -> str | None:
+    """Say which noise stands at a place, where it is not the recipe's own."""
+    own = _name(recipe.noise)
+    if _name(recipe.noise_at(at, recipe.sigma)) == own:
+        return None
+    return f"The run adds {visible(own)}, which stands where it stood; here the figures are those of gaussian_noise."
 
 
 def sound(pipe: Pipeline, clip: Clip) -> None:
@@ -216,7 +235,10 @@ def _colour(location: str, post: bool) -> str:
 def _file(pipe: Pipeline, clip: Clip, found: ClipAudit, views: Mapping[str, float]) -> dict[str, Any]:
     """Return what is proven for the file's samples, and by which chain; or why nothing is."""
     try:
-        there = carry(pipe.route(clip.space), pipe.front_trace(clip), found.ceiling, "file", exact=clip.exact)
+        there = carry(
+            pipe.route(clip.space), pipe.front_trace(clip), found.ceiling, "file",
+            exact=clip.exact, pcm_step=clip.pcm_step,
+        )  # fmt: skip
     except TransportError as error:
         return {"proven": False, "reason": visible(error)}
     level = there.snr_db if 0 < there.radius < math.inf and there.norm > 0 else None

@@ -6,15 +6,13 @@ a run or a clip can become markup.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from soundcert.report.html import embed
+from soundcert.report.html import embed, piece, policy_of
 from soundcert.report.words import visible
 
 #: The pages: name, title in the navigation, and what is written in the window's title.
@@ -41,21 +39,7 @@ def _piece(name: str) -> str:
 
 @cache
 def _style() -> str:
-    report = (files("soundcert.report") / "templates" / "report.css").read_text("utf-8")
-    return report + _piece("explore.css")
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def policy(style: str, script: str, *, live: bool) -> str:
-    """Return a Content-Security-Policy for one style and one script."""
-    connect = "connect-src 'self'; " if live else ""
-    return (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; {connect}"
-        "img-src data:; media-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
+    return piece("report.css") + _piece("explore.css")
 
 
 def page(
@@ -69,8 +53,8 @@ def page(
         loader=PackageLoader("soundcert.explorer"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    style, script = _style(), _piece("common.js") + _piece(f"{name}.js")
-    allowed = policy(style, script, live=live)
+    style, script = _style(), piece("page.js") + _piece("common.js") + _piece(f"{name}.js")
+    allowed = policy_of(style, script, live=live)
     links = [(key, PAGES[key][0], _address(key, live)) for key in pages]
     text = environment.get_template("explore.html.j2").render(
         name=name,

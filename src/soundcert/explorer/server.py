@@ -113,9 +113,7 @@ class Explorer:
         """Say what a certificate of one clip would mean under a pipeline, where its own noise stands."""
         chosen = self.recipe(recipe)
         held = self.clips.get(clip)
-        at = chosen.home
-        noise = {"gaussian_noise": {"sigma": chosen.sigma}}
-        pipe = Pipeline.from_specs([*chosen.stages[:at], noise, *chosen.stages[at:]], chosen.folder)
+        pipe = Pipeline.from_specs(chosen.with_noise(chosen.home, chosen.sigma), chosen.folder)
         builder.sound(pipe, held)
         with self._slow:
             result = audit(pipe, [held])

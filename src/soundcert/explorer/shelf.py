@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from soundcert.errors import ConfigError, RunError, SoundcertError
-from soundcert.explorer.progress import State, state_of
+from soundcert.explorer.progress import state_of
 from soundcert.report.curve import intervals_of
 from soundcert.report.facts import readable
 from soundcert.report.terminal import VIEWS
@@ -94,7 +94,7 @@ class Shelf:
         except SoundcertError as error:
             return RunError(str(error).replace(f"{self.folder}/", ""))
         except Exception as error:  # one strange folder must not take all others from the page
-            return RunError(f"it cannot be read by this version ({type(error).__name__}: {error})")
+            return _unreadable(error)
         return run
 
     def check(self, place: Place) -> None:
@@ -133,21 +133,39 @@ class Shelf:
         mark = self._mark(place)
         held = self._cards.get(place.id)
         if held is None or held[0] != mark:
-            try:
-                held = (mark, _card(self.open(place)))
-            except SoundcertError as error:
-                held = (mark, {"warnings": [visible(error)], "readable": False})
-            self._cards[place.id] = held
+            held = self._cards[place.id] = (mark, self._made_card(place))
+        told = held[1]
+        try:
+            state = state_of(place.path, told)
+        except Exception as error:  # as in `_open`: the other runs are still shown
+            told = _no_card(_unreadable(error))
+            state = state_of(place.path, told)
         group, _, short = place.name.rpartition("/")
-        state = state_of(place.path, held[1])
         return {
             "id": place.id,
             "name": place.name,
             "group": group,
             "short": short,
-            **held[1],
+            **told,
             **state.to_dict(),
         }
+
+    def _made_card(self, place: Place) -> dict[str, Any]:
+        try:
+            return _card(self.open(place))
+        except SoundcertError as error:
+            return _no_card(error)
+        except Exception as error:  # as in `_open`: the other runs are still shown
+            return _no_card(_unreadable(error))
+
+
+def _unreadable(error: Exception) -> RunError:
+    return RunError(f"it cannot be read by this version ({type(error).__name__}: {error})")
+
+
+def _no_card(error: SoundcertError) -> dict[str, Any]:
+    """The card of a run that cannot be shown."""
+    return {"warnings": [visible(error)], "readable": False}
 
 
 def natural(name: str) -> list[tuple[int, float, str]]:
@@ -234,8 +252,3 @@ def _spark(run: Run) -> list[float] | None:
     good = [r["radius"] / r["sigma"] for r in run.good if not labelled or r.get("truth") is not None]
     points = [SPARK_SIGMAS * k / (SPARK - 1) for k in range(SPARK)]
     return [round(sum(g >= x for g in good) / len(rows), 3) for x in points]
-
-
-def running(cards: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a run of the list goes on."""
-    return any(card["state"] == State.RUNNING for card in cards)

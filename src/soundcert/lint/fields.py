@@ -110,6 +110,7 @@ _FIELDS = (
         "failure rate|probability of failure|alpha per clip",
         "What is α, the probability that one certificate is wrong?",
     ),
+    FieldKind("set_aside", "part of α set aside for the sampler", "number", "set aside|alpha set aside"),
     FieldKind(
         "confidence", "confidence", "probability",
         "confidence|confidence level|certification confidence|certificate confidence|statistical confidence",

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from soundcert.bounds import certified_radius, monte_carlo_ceiling
+from soundcert.certify import level_of
+from soundcert.data.config import split_words
 from soundcert.errors import SoundcertError
 from soundcert.lint.building import Builder
 from soundcert.lint.numbers import parse
 from soundcert.lint.report import Place, Point, Rows
+from soundcert.stages import FEATURE_STAGES
 
 _SUMMARY = {
     "clips": "clips",
@@ -68,17 +71,15 @@ def read_run(path: Path, file: str) -> Builder:
     if data.get("source"):
         where = f" ({data['root']})" if data["source"] in ("folder", "manifest") and "root" in data else ""
         out.put("dataset", "data.source", f"{data['source']}{where}")
-    chosen = data.get("split") or (data.get("fold") and f"fold {data['fold']}")
-    if chosen:
-        out.put("split", "data.split", str(chosen))
-    elif data.get("source") in ("folder", "manifest"):
-        out.put("split", "data.root", "all clips of the folder or manifest")
+    if chosen := split_words(data):
+        label = next((key for key in ("split", "folds") if data.get(key)), "root")
+        out.put("split", f"data.{label}", chosen)
     if run.contract.get("pre_noise"):
         out.put("pre_noise", "contract.pre_noise", ", ".join(run.contract["pre_noise"]))
     for entry in run.config.get("pipeline") or ():
-        for name, fields in entry.items() if isinstance(entry, dict) else ():
+        for name, fields in entry.items() if isinstance(entry, dict) else ((str(entry), {}),):
             # These refuse any other rate, so that their own is the clip's.
-            if name in ("log_mel", "mfcc") and isinstance(fields, dict) and not out.knows("rate"):
+            if name in FEATURE_STAGES and isinstance(fields, dict) and not out.knows("rate"):
                 out.put("rate", f"pipeline.{name}.rate", f"{fields.get('rate', 16_000)} Hz")
     take_records(run.records, f"{file}/certificates.jsonl", out, run.summary)
     return out
@@ -111,6 +112,9 @@ def take_records(
         out.put("n", "n", str(max(counts)))
     if not out.knows("n0") and (counts := {r["n0"] for r in usable if "n0" in r}):
         out.put("n0", "n0", str(max(counts)))
+    # The smallest gives the largest ceiling, and no radius may lie above that.
+    if aside := min((r.get("set_aside", 0.0) for r in usable), default=0.0):
+        out.put("set_aside", "set_aside", str(aside))
     lines = {r["clip"]: i for i, r in enumerate(records, start=1)}
     if not usable:
         return
@@ -145,14 +149,19 @@ def _of_counts(record: Mapping[str, Any], of: Any) -> float:
         return np.nan
 
 
+def _level(r: Mapping[str, Any]) -> float:
+    """The level of the record's bounds: lattice noise sets a part of alpha aside."""
+    return level_of(r["alpha"], r.get("set_aside", 0.0))
+
+
 def _ceiling(r: Mapping[str, Any]) -> float:
-    return monte_carlo_ceiling(r["sigma"], r["n"], r["alpha"], r.get("bound", "one-sided"))
+    return monte_carlo_ceiling(r["sigma"], r["n"], _level(r), r.get("bound", "one-sided"))
 
 
 def _radius(r: Mapping[str, Any]) -> float:
     """The fixed-n radius of the counts. Time-uniform bounds are looser, so it bounds them from above too."""
     radius = certified_radius(
-        r["count"], r["n"], r["alpha"], r["sigma"],
+        r["count"], r["n"], _level(r), r["sigma"],
         bound=r.get("bound", "one-sided"), max_other=r.get("max_other"),
     )  # fmt: skip
     return 0.0 if radius is None else radius

@@ -11,7 +11,7 @@ from soundcert.bounds import BoundName, minimum_samples, monte_carlo_ceiling
 from soundcert.lint.numbers import Number, several, show
 from soundcert.lint.registry import (
     Hit,
-    alpha_of,
+    bound_level,
     bounds_of,
     gaussian,
     is_l2,
@@ -28,7 +28,7 @@ _USUAL_ALPHA = (0.05, 0.01, 0.005, 0.001, 0.0005, 0.0001)
 
 def ceilings(result: Result) -> list[tuple[BoundName, float]]:
     """Return the ceiling of each bound that may be in use; [] where σ, n or α is not known."""
-    sigma, n, alpha = sigma_of(result), whole_number(result, "n"), alpha_of(result)
+    sigma, n, alpha = sigma_of(result), whole_number(result, "n"), bound_level(result)
     if sigma is None or n is None or alpha is None or alpha < 1e-100 or not gaussian(result):
         return []
     return [(bound, monte_carlo_ceiling(sigma, n, alpha, bound)) for bound in bounds_of(result)]
@@ -53,7 +53,7 @@ def budgets_of(radius: Number, result: Result) -> str:
     sigma = sigma_of(result)
     if sigma is None or radius.value <= 0 or radius.step > 2.5e-3 * radius.value or not gaussian(result):
         return ""
-    known_n, known_alpha = whole_number(result, "n"), alpha_of(result)
+    known_n, known_alpha = whole_number(result, "n"), bound_level(result)
     found = usual_budgets(radius.low / sigma, radius.high / sigma, known_n, known_alpha)
     return " or ".join(f"n = {show(n)}, α = {a:g}" for n, a in found[:3])
 
@@ -179,7 +179,7 @@ def _first_ceiling(number: Number, result: Result) -> float:
     """Return the ceiling, in units of σ, of the first usual budget that fits."""
     sigma = sigma_of(result) or 1.0
     n, alpha = usual_budgets(
-        number.low / sigma, number.high / sigma, whole_number(result, "n"), alpha_of(result)
+        number.low / sigma, number.high / sigma, whole_number(result, "n"), bound_level(result)
     )[0]
     return unit_ceiling(n, alpha)
 
@@ -191,7 +191,7 @@ def _first_ceiling(number: Number, result: Result) -> float:
     question="What are n and α?",
 )  # fmt: skip
 def n_too_small(result: Result) -> Iterator[Hit]:
-    n, alpha = whole_number(result, "n"), alpha_of(result)
+    n, alpha = whole_number(result, "n"), bound_level(result)
     if n is None or alpha is None or alpha < 1e-100 or not gaussian(result):
         return
     least = min(minimum_samples(alpha, bound) for bound in bounds_of(result))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from soundcert.bounds import BoundName
+from soundcert.certify import level_of
 from soundcert.lint.numbers import Number, one_of
 from soundcert.lint.report import Place, Report, Result, Stated
 
@@ -129,10 +130,21 @@ def bounds_of(result: Result) -> tuple[BoundName, ...]:
     )
 
 
+def bound_level(result: Result) -> float | None:
+    """Return the level of the bounds: α without the part that is set aside for the sampler of the noise, if stated."""
+    alpha, aside = alpha_of(result), result.number("set_aside")
+    if alpha is None or aside is None or not 0 <= aside.value < alpha:
+        return alpha
+    return level_of(alpha, aside.value)
+
+
 def gaussian(result: Result) -> bool:
-    """Whether the Gaussian radius σΦ⁻¹(p) is what is meant, as far as is said."""
+    """Whether the Gaussian radius σΦ⁻¹(p) is what is meant, as far as is said.
+
+    That of lattice noise is: it is Gaussian noise, rounded after it was added, with bounds at `bound_level`.
+    """
     noise, norm = result.text("noise"), result.text("norm")
-    if noise and not one_of(["gauss", "normal", "awgn", "white"], noise):
+    if noise and not one_of(["gauss", "normal", "awgn", "white", "lattice_noise"], noise):
         return False
     return not norm or is_l2(norm)
 

@@ -260,19 +260,31 @@ def embed(values: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def piece(name: str) -> str:
+    """Return a file of templates/; the explorer's pages begin with this style and script (page.js) too."""
+    return (files("soundcert.report") / "templates" / name).read_text("utf-8")
+
+
 def _pieces() -> tuple[str, str]:
     """Return the page's style and script."""
-    folder = files("soundcert.report") / "templates"
-    return (folder / "report.css").read_text("utf-8"), (folder / "report.js").read_text("utf-8")
+    return piece("report.css"), piece("page.js") + piece("report.js")
+
+
+def policy_of(style: str, script: str, *, live: bool = False) -> str:
+    """Return the Content-Security-Policy under which a page works: its own style and script, nothing fetched.
+
+    live: it may ask the server that it came from, and play a clip that its user gave it.
+    """
+    connect, media = ("connect-src 'self'; ", "data: blob:") if live else ("", "data:")
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; {connect}img-src data:; "
+        f"media-src {media}; base-uri 'none'; form-action 'none'"
+    )
 
 
 def page_policy() -> str:
-    """Return the Content-Security-Policy under which the page works: its own style and script, nothing fetched."""
-    style, script = _pieces()
-    return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
-        "media-src data:; base-uri 'none'; form-action 'none'"
-    )
+    """Return the policy of a report."""
+    return policy_of(*_pieces())
 
 
 def render(
@@ -325,7 +337,7 @@ def render(
         again=reproduction(run),
         style=Markup(style),
         script=Markup(script),
-        policy=page_policy(),
+        policy=policy_of(style, script),
         home=home,
         data=Markup(embed(page_data(run, sounds, reasons or {}))),
         audio=Markup(embed(players)),

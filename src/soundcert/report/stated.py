@@ -60,6 +60,7 @@ def stated(run: Run) -> list[tuple[str, str]]:
         ("Norm", {"l2": "ℓ2"}.get(str(c.get("norm")), c.get("norm"))),
         *((key, _number(certify.get(key, first.get(key)))) for key in ("n0", "n")),
         ("α", _number(certify.get("alpha", first.get("alpha")))),
+        ("α set aside", _number(min((r.get("set_aside", 0.0) for r in run.usable), default=0.0) or None)),
         ("Bound", certify.get("bound", first.get("bound"))),
         ("Seed", _number(certify.get("seed", first.get("seed")))),
         ("Data set", data_name(run) if run.config.get("data") else None),
@@ -106,6 +107,6 @@ def _interval(run: Run) -> str | None:
     ends = run.summary.get("smoothed_accuracy_interval_95")
     if ends:
         return f"{format_down(ends[0], decimals=4)} to {format_up(ends[1], decimals=4)}, 95 %, of the smoothed accuracy"
-    if any(r.get("policy") == "budget" for r in run.usable):
-        return "none under a budget: a clip's draws depend on the other clips"
+    if reason := run.summary.get("no_interval"):
+        return f"none: {reason}"
     return None if labelled(run) else "none: the clips have no labels"

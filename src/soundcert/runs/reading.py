@@ -21,6 +21,8 @@ from soundcert.runs.summary import summarise
 from soundcert.runs.values import missing_field
 
 ATTACKS = "attacks.jsonl"
+#: Clips that a run may claim to have been given; a larger number is damage, and is not believed.
+_MOST_CLIPS = 10**9
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class Run:
 
     @property
     def total(self) -> int:
-        """How many clips the run was given."""
+        """How many clips the run was given: as run.json says, if that is a whole number up to 10⁹; else its records."""
         told = self.info.get("clips")
-        return told if isinstance(told, int) and told > 0 else len(self.records)
+        return told if type(told) is int and 0 < told <= _MOST_CLIPS else len(self.records)
 
     @property
     def finished(self) -> bool:

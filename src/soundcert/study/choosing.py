@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soundcert.runs import open_run
-from soundcert.study.cells import Cell, Split
+from soundcert.study.cells import Cell
 from soundcert.study.config import StudyConfig
 
 
@@ -92,6 +92,6 @@ def split_names(study: StudyConfig, data: str) -> list[str]:
     return [f"fold-{fold}" for fold in study.data[data].folds] or [""]
 
 
-def fit_folder(out: Path, cell: Cell, split: Split | str) -> Path:
-    name = split if isinstance(split, str) else split.name
-    return out / "cells" / cell.name / name
+def fit_folder(out: Path, cell: Cell, split: str) -> Path:
+    """Return the folder of a cell's fit. split: its name, as `split_names` gives it."""
+    return out / "cells" / cell.name / split

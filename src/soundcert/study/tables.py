@@ -6,7 +6,7 @@ ratio of features against an SNR.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -237,7 +237,3 @@ def _share_count(share: float, total: int) -> int:
 
 def _percent(share: float, total: int) -> str:
     return percent(_share_count(share, total), total) if total else "–"
-
-
-def plain(lines: Iterable[str]) -> str:
-    return "\n".join(lines).rstrip() + "\n"

@@ -159,6 +159,7 @@
     box.replaceChildren(
       make("p", { class: "kind", id: "kind" }, tag(p.space, p.kind)),
       make("p", { class: "object" }, "Certified: ", make("b", {}, isolated(p.object)), make("span", { class: "fine" }, ` (${p.location})`)),
+      p.instead ? make("p", { class: "fine", id: "instead" }, p.instead) : "",
       make("div", { class: "tiles" }, ...tiles.map(([n, v, m]) => make("div", { class: "tile" }, make("p", { class: "t-name" }, n), make("p", { class: "t-value" }, v), make("p", { class: "t-more" }, isolated(m))))),
       make("div", { class: "two" },
         make("div", { class: "covered" }, make("h3", {}, "What a certificate here covers"), make("p", {}, isolated(p.covers)), make("p", { class: "fine" }, "Gain policy: ", isolated(p.gain_policy), p.gain ? ` (this clip: ${p.gain})` : "", ".")),

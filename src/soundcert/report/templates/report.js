@@ -1,41 +1,10 @@
 
-"use strict";
 (() => {
-  const $ = (id) => document.getElementById(id);
-  const page = JSON.parse($("data").textContent);
   let players = null;
   const heardAudio = (i) => (players ??= JSON.parse($("audio").textContent))[i];
   const clips = page.clips, total = clips.clip.length;
 
-  // Elements are made of text nodes alone: no name of a clip can become markup.
-  function make(tag, more = {}, ...children) {
-    const e = document.createElement(tag);
-    for (const [k, v] of Object.entries(more)) {
-      if (k === "on") for (const [name, f] of Object.entries(v)) e.addEventListener(name, f);
-      else if (v !== null && v !== undefined && v !== false) e.setAttribute(k, v === true ? "" : v);
-    }
-    e.append(...children.filter((c) => c !== null && c !== undefined));
-    return e;
-  }
-  function draw(tag, more = {}, text) {
-    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [k, v] of Object.entries(more)) e.setAttribute(k, v);
-    if (text !== undefined) e.textContent = text;
-    return e;
-  }
-  const isolated = (text) => make("bdi", {}, text ?? "");
   for (const e of document.querySelectorAll(".js, .copy")) e.hidden = false;
-
-  // --- colours -----------------------------------------------------------------------------------
-  const themes = [["", "as the system"], ["light", "light"], ["dark", "dark"]];
-  let theme = 0;
-  $("theme").hidden = false;
-  $("theme").addEventListener("click", () => {
-    theme = (theme + 1) % themes.length;
-    const [key, word] = themes[theme];
-    if (key) document.documentElement.dataset.theme = key; else delete document.documentElement.dataset.theme;
-    $("theme").textContent = `Colours: ${word}`;
-  });
 
   // --- the curve ---------------------------------------------------------------------------------
   let curve = page.curves[0], cursor = 0, marks = null;
@@ -47,7 +16,6 @@
     for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) out.push(Number((k * step).toPrecision(10)));
     return out;
   }
-  const minus = (x) => String(x).replace("-", "−");
 
   function plot() {
     const box = $("plot"), width = Math.max(280, box.clientWidth - 18), narrow = width < 560;
