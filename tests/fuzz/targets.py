@@ -77,6 +77,7 @@ def run(data: bytes) -> None:
             for form in ("md", "csv", "latex", "model-index", "in-toto")
         ),
         ["lint", str(folder)],
+        ["verify", str(folder), "--records-only"],
         ["compare", str(folder), str(folder), "--resamples", "10"],
     ):
         quiet(lambda call=call: command_line(call))
