@@ -194,6 +194,23 @@ def test_moving_the_noise_changes_the_contract(clip: sc.Clip) -> None:
     assert displacement > sensitivity
 
 
+def test_a_place_says_which_stages_change_the_noisy_object(clip: sc.Clip) -> None:
+    stages = [
+        "mono",
+        {"clip": {}},
+        {"windows": {"seconds": 0.5, "hop": 0.5}},
+        {"rms_normalize": {}},
+        "spectrogram",
+        {"fit_frames": {"frames": 10}},
+    ]
+    recipe = builder.Recipe.of("k", "a", [{"gaussian_noise": {"sigma": 0.1}}, *stages], None)
+    places = builder.slots(recipe, clip, sigma=0.1)["places"]
+    assert [p.get("changes") for p in places[:3]] == [[0, 1, 3], [1, 3], [3]]
+    for at, place in enumerate(places[:3]):
+        route = sc.Pipeline.from_specs(recipe.with_noise(at, 0.1)).route(clip.space)
+        assert len(place["changes"]) == len(route.post_processing)
+
+
 def test_the_home_of_the_noise_stays_where_it_was() -> None:
     for recipe in builder.STANDARD:
         above = [builder._name(s) for s in recipe.stages[: recipe.home]]

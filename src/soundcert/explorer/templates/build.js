@@ -99,7 +99,7 @@
     others.forEach((li, i) => li.classList.toggle("above", i <= at));
     const p = found.places[at];
     others.forEach((li) => li.classList.remove("after"));
-    if (p.ok) others.slice(at + 1, -1).forEach((li) => { if (p.space === "post" && !/^(log_mel|mfcc|spectrogram|kaldi_fbank|dynamic_range|fit_frames|feature_standardize)/.test(found.stages[li.dataset.at])) li.classList.add("after"); });
+    if (p.ok && p.space === "post") others.slice(at + 1, -1).forEach((li) => { if (p.changes.includes(Number(li.dataset.at))) li.classList.add("after"); });
     noise.setAttribute("aria-valuenow", at);
     noise.setAttribute("aria-valuetext", `${at ? `below ${found.stages[at - 1]}` : "on the file’s samples"}: ${words(p)}`);
     $("up").disabled = at === 0;
