@@ -44,6 +44,21 @@ def test_many_runs_are_listed_in_the_order_a_person_expects(tmp_path: Path) -> N
     assert len({c["id"] for c in cards}) == 10
 
 
+def test_runs_of_cells_are_listed_under_the_names_of_their_cells(tmp_path: Path) -> None:
+    for cell in ("study/cells/a/run", "study/cells/b/fold-1/run", "other", "run"):
+        write_run(tmp_path / cell, many(3))
+    told = {(c["group"], c["short"]) for c in Shelf(tmp_path).cards()}
+    above = tmp_path.name
+    assert told == {
+        ("study/cells", "a/run"),
+        ("study/cells", "b/fold-1/run"),
+        ("", "other"),
+        ("", f"{above}/run"),
+    }
+    (card,) = Shelf(tmp_path / "study" / "cells" / "a").cards()
+    assert (card["name"], card["group"], card["short"]) == ("run", "", "a/run")
+
+
 def test_natural_order() -> None:
     names = ["run-10", "run-2", "Run-1", "a", "0.5", "0.25", "٣"]
     assert sorted(names, key=natural) == ["0.25", "0.5", "a", "Run-1", "run-2", "run-10", "٣"]

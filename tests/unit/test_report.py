@@ -319,6 +319,11 @@ def test_the_contract_and_its_flags_are_read_off_the_run(tmp_path):
     assert plain_words(old).not_claimed == ("Nothing about lossy codecs.",)
 
 
+def test_the_title_names_the_cell_of_a_study(tmp_path):
+    text = render(opened(write_run(tmp_path / "cells" / "sigma-0.5" / "run", many(5))))
+    assert "<h1><bdi>sigma-0.5/run</bdi></h1>" in text and "<title>sigma-0.5/run: " in text
+
+
 def test_what_stands_between_backticks_in_the_contract_is_code(tmp_path):
     statement = f"{STATEMENT}\nAny change of it is covered by `quantize` and <b>`a`</b>."
     text = render(opened(write_run(tmp_path / "r", many(5), statement=statement)))
