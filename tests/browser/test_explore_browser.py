@@ -283,6 +283,9 @@ def test_every_knob_of_the_builder_is_answered_by_the_server(
         return watched.text("#what .tile:first-child .t-value")
 
     assert radius() == "1.599"
+    # What stands between backticks is code, and no backtick is left.
+    assert "lattice_noise" in watched.texts(".unclaimed li code")
+    assert "`" not in watched.text("#what")
     page.locator("#sigma").fill("20")
     expect(page.locator("#what .tile").first).not_to_contain_text("1.599")
     page.select_option("#extra", label="clip to [−1, 1]")

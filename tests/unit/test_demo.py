@@ -189,6 +189,7 @@ def test_the_page_escapes_what_it_shows(result):
     assert not {"script", "i", "b"} & {tag for tag, _ in found.elements}
     assert html.escape("<script>", quote=False) in text
     assert evil in found.text
+    assert "lattice_noise closes that gap" in found.text and "`" not in found.text
     assert any(evil in attributes.get("aria-label", "") for _, attributes in found.elements)
 
 

@@ -44,6 +44,21 @@ def test_many_runs_are_listed_in_the_order_a_person_expects(tmp_path: Path) -> N
     assert len({c["id"] for c in cards}) == 10
 
 
+def test_runs_of_cells_are_listed_under_the_names_of_their_cells(tmp_path: Path) -> None:
+    for cell in ("study/cells/a/run", "study/cells/b/fold-1/run", "other", "run"):
+        write_run(tmp_path / cell, many(3))
+    told = {(c["group"], c["short"]) for c in Shelf(tmp_path).cards()}
+    above = tmp_path.name
+    assert told == {
+        ("study/cells", "a/run"),
+        ("study/cells", "b/fold-1/run"),
+        ("", "other"),
+        ("", f"{above}/run"),
+    }
+    (card,) = Shelf(tmp_path / "study" / "cells" / "a").cards()
+    assert (card["name"], card["group"], card["short"]) == ("run", "", "a/run")
+
+
 def test_natural_order() -> None:
     names = ["run-10", "run-2", "Run-1", "a", "0.5", "0.25", "٣"]
     assert sorted(names, key=natural) == ["0.25", "0.5", "a", "Run-1", "run-2", "run-10", "٣"]
@@ -192,6 +207,23 @@ def test_moving_the_noise_changes_the_contract(clip: sc.Clip) -> None:
     assert [f["title"] for f in place["flags"] if f["level"] == "warning"]
     displacement, sensitivity = map(float, place["geometry"])
     assert displacement > sensitivity
+
+
+def test_a_place_says_which_stages_change_the_noisy_object(clip: sc.Clip) -> None:
+    stages = [
+        "mono",
+        {"clip": {}},
+        {"windows": {"seconds": 0.5, "hop": 0.5}},
+        {"rms_normalize": {}},
+        "spectrogram",
+        {"fit_frames": {"frames": 10}},
+    ]
+    recipe = builder.Recipe.of("k", "a", [{"gaussian_noise": {"sigma": 0.1}}, *stages], None)
+    places = builder.slots(recipe, clip, sigma=0.1)["places"]
+    assert [p.get("changes") for p in places[:3]] == [[0, 1, 3], [1, 3], [3]]
+    for at, place in enumerate(places[:3]):
+        route = sc.Pipeline.from_specs(recipe.with_noise(at, 0.1)).route(clip.space)
+        assert len(place["changes"]) == len(route.post_processing)
 
 
 def test_the_home_of_the_noise_stays_where_it_was() -> None:

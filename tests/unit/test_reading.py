@@ -9,6 +9,7 @@ import pytest
 
 from soundcert.errors import RunError
 from soundcert.runs import find_runs, open_run
+from soundcert.runs.reading import name_of
 
 RECORD = {
     "clip": "a.wav", "status": "certified", "candidate": "yes", "label": "yes", "truth": "yes", "count": 99, "n": 100,
@@ -78,6 +79,23 @@ def test_a_count_of_clips_that_is_none_is_not_believed(tmp_path):
             == 2
         )
     assert open_run(make(tmp_path / "r", clips=10**9)).total == 10**9
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("kws", "kws"), ("a/run-2", "run-2"), ("cells/sigma-0.5/run", "sigma-0.5/run"),
+        ("cells/sigma-0.5/validation", "sigma-0.5/validation"), ("cells/esc/fold-1/run", "esc/fold-1/run"),
+        ("cells/esc/fold-1", "esc/fold-1"),
+    ],
+)  # fmt: skip
+def test_a_name_that_every_cell_has_is_told_with_the_folder_above(tmp_path, path, name):
+    assert open_run(make(tmp_path / "x" / path)).name == name
+
+
+def test_a_run_has_a_name_wherever_it_lies():
+    assert name_of(Path("/run")) == "run"
+    assert name_of(Path("/")) == ""
 
 
 def test_runs_are_found_under_a_folder(tmp_path):

@@ -23,7 +23,7 @@ from soundcert.report.markdown import escaped, markdown
 from soundcert.report.sounds import choose, listen
 from soundcert.report.words import percent, percents, plain_words, view_text, visible
 from soundcert.runs import Run, open_run
-from synthetic import CONTRACT, HOSTILE, many, record, write_run
+from synthetic import CONTRACT, HOSTILE, STATEMENT, many, record, write_run
 
 
 class Page(HTMLParser):
@@ -317,6 +317,20 @@ def test_the_contract_and_its_flags_are_read_off_the_run(tmp_path):
     assert "quantise-after-noise" in found
     old = opened(write_run(tmp_path / "old", rows, contract={"kind": "x"}))
     assert plain_words(old).not_claimed == ("Nothing about lossy codecs.",)
+
+
+def test_the_title_names_the_cell_of_a_study(tmp_path):
+    text = render(opened(write_run(tmp_path / "cells" / "sigma-0.5" / "run", many(5))))
+    assert "<h1><bdi>sigma-0.5/run</bdi></h1>" in text and "<title>sigma-0.5/run: " in text
+
+
+def test_what_stands_between_backticks_in_the_contract_is_code(tmp_path):
+    statement = f"{STATEMENT}\nAny change of it is covered by `quantize` and <b>`a`</b>."
+    text = render(opened(write_run(tmp_path / "r", many(5), statement=statement)))
+    section = re.search(r'<section aria-labelledby="h-contract".*?</section>', text, re.S)[0]
+    assert "(<code>lattice_noise</code> closes that gap)" in section
+    assert "covered by <code>quantize</code> and &lt;b&gt;<code>a</code>&lt;/b&gt;." in section
+    assert "`" not in section
 
 
 def test_bars_count_every_usable_clip_once(tmp_path):

@@ -184,6 +184,7 @@ def place_words(pipe: Pipeline, clip: Clip, found: ClipAudit) -> dict[str, Any]:
     views = found.views
     size = math.sqrt(contract.dimension)
     rms = found.object_norm / size
+    others = [stage for stage in pipe.stages if stage is not pipe.noise]
     out: dict[str, Any] = {
         "kind": contract.kind,
         "space": _colour(contract.perturbation_location, bool(contract.post_noise)),
@@ -193,6 +194,8 @@ def place_words(pipe: Pipeline, clip: Clip, found: ClipAudit) -> dict[str, Any]:
         "values": contract.dimension,
         "gain_policy": visible(contract.gain_policy),
         "gain": None if contract.gain is None else f"×{contract.gain:.4g}",
+        # Places, among the stages without the noise, of those that change the noisy object.
+        "changes": [i for i, s in enumerate(others) if any(s is p for p in route.post_processing)],
         "covers": visible(contract.covers()),
         "not_claimed": [visible(line) for line in contract.not_claimed()],
         "norm": f"{found.object_norm:.4g}",

@@ -22,7 +22,7 @@ from soundcert.report.terminal import VIEWS
 from soundcert.report.words import length, percent, percents, view_text, visible
 from soundcert.runs import Run, find_runs, open_run
 from soundcert.runs.directory import RECORDS, RUN
-from soundcert.runs.reading import ATTACKS
+from soundcert.runs.reading import ATTACKS, name_of
 
 MOST_RUNS = 1000
 #: Bytes of one file of a run that a page is made of.
@@ -140,7 +140,8 @@ class Shelf:
         except Exception as error:  # as in `_open`: the other runs are still shown
             told = _no_card(_unreadable(error))
             state = state_of(place.path, told)
-        group, _, short = place.name.rpartition("/")
+        short = visible(name_of(place.path))
+        group = place.name.removesuffix(short).rstrip("/") if place.name.endswith(short) else ""
         return {
             "id": place.id,
             "name": place.name,

@@ -214,10 +214,13 @@ def demo_page(result: DemoResult, players: Sequence[tuple[str, str]]) -> str:
     """Return the page: one file, nothing fetched from anywhere."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from soundcert.report.html import ticked
+
     environment = Environment(
         loader=PackageLoader("soundcert.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["ticked"] = ticked
     shown = columns(result)
     rows = [
         {

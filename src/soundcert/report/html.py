@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soundcert.bounds import format_down
 from soundcert.errors import InputError
@@ -39,6 +39,9 @@ from soundcert.report.words import length, percent, percents, plain_words, view_
 from soundcert.runs import Run
 from soundcert.runs.summary import tied
 from soundcert.runs.values import finite
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 CLIPS_WITH_AUDIO = 12
 _MOST_LABELS = 40
@@ -260,6 +263,13 @@ def embed(values: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def ticked(text: object) -> Markup:
+    """Return text as markup, in which what stands between backticks is code; page.js has the same for its elements."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
 def piece(name: str) -> str:
     """Return a file of templates/; the explorer's pages begin with this style and script (page.js) too."""
     return (files("soundcert.report") / "templates" / name).read_text("utf-8")
@@ -296,7 +306,7 @@ def render(
 ) -> str:
     """Return the page of a run. home: the address of the page with all runs, for a report that has one."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
 
     run = readable(run)
     sounds = sounds or Sounds()
@@ -305,9 +315,7 @@ def render(
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["visible"] = visible
-    environment.filters["ticked"] = lambda text: Markup(
-        re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))
-    )
+    environment.filters["ticked"] = ticked
     style, script = _pieces()
     place = {r["clip"]: i for i, r in enumerate(run.records)}
     players = {str(place[h.clip]): [v.audio for v in h.versions] for h in sounds.clips}

@@ -7,6 +7,7 @@ summary or fields of a newer version become `warnings`, which whoever shows the 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from soundcert.runs.values import missing_field
 ATTACKS = "attacks.jsonl"
 #: Clips that a run may claim to have been given; a larger number is damage, and is not believed.
 _MOST_CLIPS = 10**9
+#: Names that the folders of every cell of a study have.
+_SAYS_NOTHING = re.compile("run|validation|fold-[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        """What the run is called: its folder's name, with the folders above it while that says nothing."""
+        return name_of(self.path)
 
     @property
     def contract(self) -> Mapping[str, Any]:
@@ -92,6 +96,19 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The run's figures, computed from the records and not taken from report.json."""
         return summarise(self.records)
+
+
+def name_of(path: Path) -> str:
+    """Return what a run directory is called, such as `kws`, `sigma-0.5/run` or `sigma-0.5/fold-1/run`.
+
+    A study names the runs of all its cells alike, and so do people: such a name is told with that of the folder above.
+    """
+    whole = path.resolve()
+    parts = whole.relative_to(whole.anchor).parts
+    taken = next(
+        (k for k, part in enumerate(reversed(parts), 1) if not _SAYS_NOTHING.fullmatch(part)), len(parts)
+    )
+    return "/".join(parts[-taken:])
 
 
 def open_run(path: Path) -> Run:

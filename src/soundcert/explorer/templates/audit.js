@@ -45,7 +45,7 @@
       make("div", { class: "tiles" }, ...tiles.map(([n, v, m]) => make("div", { class: "tile" }, make("p", { class: "t-name" }, n), make("p", { class: "t-value" }, v), make("p", { class: "t-more" }, isolated(m))))),
       make("h3", {}, "Look twice"),
       ...(p.flags.length ? p.flags.map(flagBox) : [make("p", {}, "No flag is raised.")]),
-      make("div", { class: "two" }, make("div", { class: "covered" }, make("h3", {}, "What a certificate would cover"), make("p", {}, isolated(p.covers))), make("div", { class: "unclaimed" }, make("h3", {}, "What is not claimed"), make("ul", {}, ...p.not_claimed.map((l) => make("li", {}, isolated(l)))))),
+      make("div", { class: "two" }, make("div", { class: "covered" }, make("h3", {}, "What a certificate would cover"), make("p", {}, ticked(p.covers))), make("div", { class: "unclaimed" }, make("h3", {}, "What is not claimed"), make("ul", {}, ...p.not_claimed.map((l) => make("li", {}, ticked(l)))))),
       make("h3", {}, "All figures"),
       facts([["Gain policy", p.gain_policy], p.gain && ["Gain of this clip", p.gain], ["Norm of the object, ‖v‖", p.norm], ...p.views.map((v) => [v.title, `${minus(v.value)} ${v.unit}`.trim()]), p.geometry && ["Displacement · sensitivity", p.geometry.join(" · ")]]),
       ...(p.file.proven ? [make("h3", {}, "The chain of proofs to the file"), make("ol", { class: "chain" }, ...p.file.chain.map(([s, r]) => make("li", {}, make("code", {}, isolated(s)), make("span", {}, r))))] : []),

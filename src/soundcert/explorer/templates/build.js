@@ -99,7 +99,7 @@
     others.forEach((li, i) => li.classList.toggle("above", i <= at));
     const p = found.places[at];
     others.forEach((li) => li.classList.remove("after"));
-    if (p.ok) others.slice(at + 1, -1).forEach((li) => { if (p.space === "post" && !/^(log_mel|mfcc|spectrogram|kaldi_fbank|dynamic_range|fit_frames|feature_standardize)/.test(found.stages[li.dataset.at])) li.classList.add("after"); });
+    if (p.ok && p.space === "post") others.slice(at + 1, -1).forEach((li) => { if (p.changes.includes(Number(li.dataset.at))) li.classList.add("after"); });
     noise.setAttribute("aria-valuenow", at);
     noise.setAttribute("aria-valuetext", `${at ? `below ${found.stages[at - 1]}` : "on the file’s samples"}: ${words(p)}`);
     $("up").disabled = at === 0;
@@ -162,8 +162,8 @@
       p.instead ? make("p", { class: "fine", id: "instead" }, p.instead) : "",
       make("div", { class: "tiles" }, ...tiles.map(([n, v, m]) => make("div", { class: "tile" }, make("p", { class: "t-name" }, n), make("p", { class: "t-value" }, v), make("p", { class: "t-more" }, isolated(m))))),
       make("div", { class: "two" },
-        make("div", { class: "covered" }, make("h3", {}, "What a certificate here covers"), make("p", {}, isolated(p.covers)), make("p", { class: "fine" }, "Gain policy: ", isolated(p.gain_policy), p.gain ? ` (this clip: ${p.gain})` : "", ".")),
-        make("div", { class: "unclaimed" }, make("h3", {}, "What is not claimed"), make("ul", {}, ...p.not_claimed.map((l) => make("li", {}, isolated(l)))))),
+        make("div", { class: "covered" }, make("h3", {}, "What a certificate here covers"), make("p", {}, ticked(p.covers)), make("p", { class: "fine" }, "Gain policy: ", ticked(p.gain_policy), p.gain ? ` (this clip: ${p.gain})` : "", ".")),
+        make("div", { class: "unclaimed" }, make("h3", {}, "What is not claimed"), make("ul", {}, ...p.not_claimed.map((l) => make("li", {}, ticked(l)))))),
       ...(p.flags.length ? [make("h3", {}, "Look twice"), ...p.flags.map(flagBox)] : []),
       make("details", {}, make("summary", {}, "All units, and the chain of proofs"), facts(p.views.map((v) => [v.title, `${minus(v.value)} ${v.unit}`.trim()])), p.file.proven ? make("ol", { class: "chain" }, ...p.file.chain.map(([s, r]) => make("li", {}, make("code", {}, isolated(s)), make("span", {}, r)))) : make("p", { class: "fine" }, isolated(p.file.reason))),
     );

@@ -24,4 +24,4 @@ function latest() {
 const SPACES = { waveform: "waveform", post: "waveform, changed after the noise", feature: "features", latent: "activations", none: "" };
 const tag = (space, words) => make("span", { class: `tag ${space}` }, words ?? SPACES[space]);
 const facts = (rows) => make("dl", { class: "facts" }, ...rows.filter(Boolean).map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, v instanceof Node ? v : isolated(v)))));
-const flagBox = (f) => make("details", { class: `flag ${f.level}` }, make("summary", {}, make("b", {}, f.level === "warning" ? "Warning: " : "Note: "), f.title, make("span", { class: "detail" }, isolated(f.detail))), make("p", {}, f.meaning), make("p", {}, f.action));
+const flagBox = (f) => make("details", { class: `flag ${f.level}` }, make("summary", {}, make("b", {}, f.level === "warning" ? "Warning: " : "Note: "), f.title, make("span", { class: "detail" }, isolated(f.detail))), make("p", {}, ticked(f.meaning)), make("p", {}, ticked(f.action)));

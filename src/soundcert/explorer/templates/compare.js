@@ -61,7 +61,7 @@
     return found;
   }
 
-  const list = (lines, cls) => (lines.length ? make("ul", { class: cls }, ...lines.map((l) => make("li", {}, isolated(l)))) : null);
+  const list = (lines, cls) => (lines.length ? make("ul", { class: cls }, ...lines.map((l) => make("li", {}, ticked(l)))) : null);
   function show(c) {
     const out = [];
     const verdict = make("section", { class: `verdict ${c.comparable ? "ranked" : "refused"}`, "aria-label": "Verdict" }, make("h2", {}, c.comparable ? c.verdict : `✗ ${c.verdict}`));

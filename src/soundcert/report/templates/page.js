@@ -20,6 +20,8 @@ function draw(tag, more = {}, text) {
   return e;
 }
 const isolated = (text) => make("bdi", {}, text ?? "");
+// What stands between backticks is code; html.ticked does the same in what is written without scripts.
+const ticked = (text) => make("bdi", {}, String(text ?? "").split(/`([^`]*)`/).map((part, i) => (i % 2 ? make("code", {}, part) : part)));
 const minus = (x) => String(x).replace("-", "−");
 
 {
