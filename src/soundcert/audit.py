@@ -19,7 +19,7 @@ from soundcert import bounds
 from soundcert.audio import Clip
 from soundcert.bounds import BoundName
 from soundcert.certificate import Certificate, PolicyName, json_number, radius_views
-from soundcert.certify import Sampling, fill_contract
+from soundcert.certify import Sampling, fill_contract, level_of, set_aside
 from soundcert.classifier import BaseClassifier
 from soundcert.config import Budget, Policy
 from soundcert.contract import Contract, read_contract
@@ -217,7 +217,7 @@ def _audit_clip(
     draws: int,
 ) -> ClipAudit:
     sigma = float(route.noise.sigma)
-    ceiling = bounds.monte_carlo_ceiling(sigma, n, alpha, bound)
+    ceiling = bounds.monte_carlo_ceiling(sigma, n, level_of(alpha, set_aside(route, n, alpha)), bound)
     norm = float(torch.linalg.vector_norm(trace[-1]))
     try:
         file = carry(route, trace, ceiling, "file", exact=clip.exact, pcm_step=clip.pcm_step)

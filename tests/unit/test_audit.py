@@ -365,3 +365,12 @@ def test_the_cost_counts_the_passes_and_needs_a_model_for_a_time():
     timed = sc.audit(Pipeline([NOISE, Model(module=net())]), [clip(i) for i in range(3)], n0=7, n=50)
     assert timed.minutes is not None
     assert timed.minutes > 0
+
+
+def test_the_ceiling_under_lattice_noise_is_at_what_is_left_of_alpha():
+    """At the full alpha it would be a radius that no count of votes certifies."""
+    stages = [sc.stages.Quantize(log2_step=-15), sc.stages.LatticeNoise(sigma=0.1), lambda x: x]
+    clip = sc.Clip.from_array(np.arange(-50, 50, dtype=np.int16) * 100, 16_000)
+    (found,) = sc.audit(sc.Pipeline(stages), [clip], n=1000, alpha=1e-3).clips
+    assert found.ceiling < sc.bounds.monte_carlo_ceiling(0.1, 1000, 1e-3)
+    assert found.ceiling == pytest.approx(sc.bounds.monte_carlo_ceiling(0.1, 1000, 1e-3), rel=1e-6)

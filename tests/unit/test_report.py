@@ -16,7 +16,7 @@ from helpers import folder_of_tones, write_tone_model, yaml_of
 from soundcert.bounds import accuracy_interval
 from soundcert.cli import run as cli
 from soundcert.report.curve import Intervals, curves, intervals_of, nice_grid
-from soundcert.report.facts import outcome, probability_bars, readable
+from soundcert.report.facts import outcome, pipeline_of, probability_bars, readable
 from soundcert.report.findings import run_flags
 from soundcert.report.html import embed, render, write_report
 from soundcert.report.markdown import escaped, markdown
@@ -460,3 +460,19 @@ def test_the_verb(certified, tmp_path, capsys):
 def test_intervals_follow_the_largest_alpha(tmp_path):
     rows = [record("a", 900), {**record("b", 900), "alpha": 0.01}]
     assert intervals_of(opened(write_run(tmp_path / "r", rows))).at(1) == accuracy_interval(1, 2, 0.05, 0.01)
+
+
+def test_the_changes_after_the_noise_are_marked_also_around_windows(tmp_path):
+    contract = {
+        **CONTRACT,
+        "post_noise": ["clip(low=-1)", "peak_normalize(target=1)"],
+        "post_noise_stages": [
+            "clip(low=-1)",
+            "windows(seconds=1)",
+            "peak_normalize(target=1)",
+            "log_mel(n_mels=40)",
+        ],
+    }
+    run = opened(write_run(tmp_path / "run", many(2), contract=contract))
+    places = [place for _, place in pipeline_of(run)]
+    assert places[places.index("noise") + 1 :] == ["after", "base", "after", "base", "base"]

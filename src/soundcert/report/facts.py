@@ -144,8 +144,11 @@ def pipeline_of(run: Run) -> list[tuple[str, str]]:
         value = c.get(key)
         return [visible(v) for v in value] if isinstance(value, list) else []
 
-    post = texts("post_noise")
-    below = [(s, "after" if i < len(post) else "base") for i, s in enumerate(texts("post_noise_stages"))]
+    post, below = texts("post_noise"), []
+    for stage in texts("post_noise_stages"):  # in this order; `windows` may stand between the changes
+        changes = post[:1] == [stage]
+        below.append((stage, "after" if changes else "base"))
+        post = post[changes:]
     noise = f"{visible(c['noise'])}(sigma={visible(c.get('sigma', '?'))})"
     above = [(s, "before") for s in texts("pre_noise")]
     return [*above, (noise, "noise"), *below, (visible(c.get("model", "model")), "base")]
