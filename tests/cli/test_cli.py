@@ -294,6 +294,55 @@ def test_data_of_the_call_replaces_that_of_the_config(cli, home, monkeypatch):
     assert [(row["clip"], row["truth"]) for row in rows] == [("low/x.flac", "low")]
 
 
+def test_data_of_the_call_keeps_the_split_of_the_config(cli, home):
+    """Clips of other splits were trained on: a list that knows them is not certified whole."""
+    names = sorted((home / "clips").rglob("*.wav"))
+    rows = [
+        f"{n.relative_to(home)},{n.parent.name},{('training', 'testing')[i % 2]}" for i, n in enumerate(names)
+    ]
+    (home / "list.csv").write_text("\n".join(["file,label,split", *rows]) + "\n")
+    data = "{source: manifest, root: list.csv, split: testing}"
+    (home / "kws.yaml").write_text(yaml_of(WAVEFORM, data))
+    (home / "other.csv").write_text((home / "list.csv").read_text())
+    ran = cli("certify", home / "kws.yaml", "--data", home / "other.csv", "--out", home / "run")
+    assert ran.code == 0
+    assert "which the config asks for" not in ran.err
+    assert [r["clip"] for r in records(home / "run")] == [
+        row.split(",")[0] for row in rows if row.endswith("testing")
+    ]
+    ran = cli("certify", home / "kws.yaml", "--data", home / "clips", "--out", home / "all")
+    assert "has no split 'testing', which the config asks for: all of its clips are taken" in ran.err
+    assert len(records(home / "all")) == len(names)
+
+
+def test_an_option_that_is_missing_is_named_with_what_it_is(cli, home):
+    ran = cli("certify", home / "kws.yaml")
+    assert ran.code == 2
+    assert "`soundcert certify` needs --out (" in ran.err
+
+
+def test_failed_clips_are_told_with_their_reasons(cli, home):
+    for i in range(7):
+        write(home / "clips" / "low" / f"silent{i}.wav", np.zeros(1600, dtype=np.int16))
+    ran = cli("certify", home / "kws.yaml", "--out", home / "run")
+    assert ran.code == 1
+    assert ran.err.count("soundcert: failed: 'low/silent") == 5
+    assert "the clip is silent" in ran.err
+    assert "and 2 more: see " in ran.err
+
+
+def test_clips_certified_as_another_label_are_counted(cli, home):
+    (home / "clips" / "low").rename(home / "clips" / "swap")
+    (home / "clips" / "high").rename(home / "clips" / "low")
+    (home / "clips" / "swap").rename(home / "clips" / "high")
+    ran = cli("certify", home / "kws.yaml", "--out", home / "run")
+    count = len(records(home / "run"))
+    assert (
+        f"certified as another label  {count} of {count}" in " ".join(ran.out.split("  "))
+        or f"{count} of {count}" in ran.out
+    )
+
+
 def test_a_config_without_data_needs_data_in_the_call(cli, home):
     path = config(home, None)
     ran = cli("certify", path, "--out", home / "run")

@@ -316,7 +316,7 @@ def test_an_existing_run_without_resume_is_refused_and_left_alone(prepared, whol
 )
 def test_a_resume_with_another_config_is_refused(prepared, whole, tmp_path, old, new):
     before = (whole / "certificates.jsonl").read_bytes()
-    with pytest.raises(RunError, match="was begun with another config:"):
+    with pytest.raises(RunError, match=r"was begun with another config \(.+ → .+\):"):
         certify(prepared, whole, variant(prepared, tmp_path, old, new), resume=True)
     assert (whole / "certificates.jsonl").read_bytes() == before
 
@@ -329,7 +329,7 @@ def test_a_resume_with_another_report_is_refused(prepared, whole):
 def test_a_resume_with_other_statistics_of_as_many_bands_is_refused(prepared, tmp_path):
     stage = "  - feature_standardize: {mean: [%s, 0, 0, 0, 0, 0, 0, 0], std: 1.0}\n  - model"
     certify(prepared, tmp_path / "run", variant(prepared, tmp_path, "  - model", stage % 0))
-    with pytest.raises(RunError, match="was begun with another config:"):
+    with pytest.raises(RunError, match=r"was begun with another config \(pipeline.* → .*\):"):
         certify(prepared, tmp_path / "run", variant(prepared, tmp_path, "  - model", stage % 9), resume=True)
 
 
@@ -394,7 +394,7 @@ def test_everything_that_changed_is_named(copied, whole):
     (copied / "clips" / "low" / "0.wav").unlink()
     text = (copied / "kws.yaml").read_text()
     (copied / "kws.yaml").write_text(text.replace("seed: 0", "seed: 3"))
-    with pytest.raises(RunError, match="another config, data, model:"):
+    with pytest.raises(RunError, match=r"another config, data, model \(certify.seed 0 → 3\):"):
         certify(copied, whole, resume=True)
 
 

@@ -10,18 +10,18 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from soundcert.cli.ending import advising, check_stopped, leave, stopped, stopping_on_signals
 from soundcert.errors import ConfigError, InputError, RunError, SoundcertError
 
 if TYPE_CHECKING:
     from soundcert.config import Config
-    from soundcert.data import Item
+    from soundcert.data import DataConfig, Item
 
 app = App(
     name="soundcert",
@@ -72,7 +72,7 @@ def print_json(values: object) -> None:
 def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> tuple[Config, list[Item]]:
     """Read the config with the command line's own values, and its list of clips."""
     from soundcert.config import CertifyConfig, load_config, validate
-    from soundcert.data import LIST_SUFFIXES, DataConfig, load_items
+    from soundcert.data import load_items
 
     settings = load_config(config)
     given = {key: value for key, value in certify.items() if value is not None}
@@ -82,13 +82,7 @@ def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> 
             update={"certify": validate(CertifyConfig, values, "the command line")}
         )
     if data is not None:
-        kind = "manifest" if data.suffix.lower() in LIST_SUFFIXES else "folder"
-        chosen = validate(DataConfig, {"source": kind, "root": data.resolve()}, "--data")
-        if settings.data is not None:
-            # How recordings are cut is part of what is certified; of the table of labels what these data have.
-            present = {item.label for item in load_items(chosen)} if settings.data.label_map else set()
-            table = {theirs: ours for theirs, ours in settings.data.label_map.items() if theirs in present}
-            chosen = chosen.model_copy(update={"cut": settings.data.cut, "label_map": table})
+        chosen = _named(data, settings.data)
     elif settings.data is not None:
         chosen = settings.data
     else:
@@ -99,6 +93,37 @@ def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> 
         chosen = chosen.model_copy(update={"limit": limit})
     settings = settings.model_copy(update={"data": chosen})
     return settings, load_items(chosen, config.parent)
+
+
+def _named(place: Path, before: DataConfig | None) -> DataConfig:
+    """Return what --data names: a list or a folder, with what the config says of its own data as far as it fits."""
+    from soundcert.config import validate
+    from soundcert.data import LIST_SUFFIXES, DataConfig, load_items
+
+    kind = "manifest" if place.suffix.lower() in LIST_SUFFIXES else "folder"
+    root = place.resolve()
+    chosen = validate(DataConfig, {"source": kind, "root": root}, "--data")
+    if before is None:
+        return chosen
+    if before.split or before.folds:
+        # A known data set in another place, or a list with splits: clips of other splits were trained on.
+        like_before = [before.model_copy(update={"root": root, "limit": None})] * (before.source != "folder")
+        split = {"split": before.split, "folds": before.folds}
+        for one in (*like_before, *[chosen.model_copy(update=split)] * (kind == "manifest")):
+            with suppress(SoundcertError):
+                if load_items(one):
+                    return one
+        asked = (
+            f"split {before.split!r}" if before.split else f"folds {', '.join(map(str, before.folds or ()))}"
+        )
+        print(
+            f"soundcert: --data: {place} has no {asked}, which the config asks for: all of its clips are taken",
+            file=sys.stderr,
+        )
+    # How recordings are cut is part of what is certified; of the table of labels what these data have.
+    present = {item.label for item in load_items(chosen)} if before.label_map else set()
+    table = {theirs: ours for theirs, ours in before.label_map.items() if theirs in present}
+    return chosen.model_copy(update={"cut": before.cut, "label_map": table})
 
 
 Tick = Callable[[int, int, str], None]
@@ -160,7 +185,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
                     result_action="return_value",
                 )
         except CycloptsError as error:
-            return _refused(f"{error} See `soundcert --help`")
+            return _refused(f"{_missing(error) or error} See `soundcert --help`")
         except SoundcertError as error:
             return _refused(str(error))
         except BrokenPipeError:
@@ -175,6 +200,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as stop:
             return stopped(stop)
     return result if isinstance(result, int) else 0
+
+
+def _missing(error: CycloptsError) -> str | None:
+    """Say which option or argument a call was made without; None for other errors."""
+    if not isinstance(error, MissingArgumentError) or error.argument is None or error.argument.tokens:
+        return None
+    verb = " ".join(("soundcert", *(error.command_chain or ())))
+    what = (error.argument.parameter.help or "").rstrip(".")
+    return f"`{verb}` needs {error.argument.name}{f' ({what[0].lower()}{what[1:]})' if what else ''}."
 
 
 def _refused(reason: str) -> int:

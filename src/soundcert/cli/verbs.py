@@ -5,13 +5,26 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from soundcert.cli.app import Data, Json, Limit, Resume, Trust, app, bar, clips_of, load, print_json, reading
 from soundcert.cli.ending import advising
 from soundcert.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from soundcert.runs.certify_run import Progress
+
+
+#: Failed clips whose reasons `certify` prints; run directory and report have them all.
+_REASONS = 5
+
+
+def _told(clip: str, reason: str) -> str:
+    """A clip's reason in one line, which names it."""
+    line = " ".join(reason.split())
+    return line if clip in line else f"{clip!r}: {line}"
 
 
 @app.command
@@ -139,6 +152,13 @@ def certify(
     if address is not None and executor != "ray":
         raise ConfigError("--address is the Ray cluster's: add --executor ray")
     settings, items = load(config, data, limit, n0=n0, n=n, alpha=alpha, seed=seed)
+    reasons: list[str] = []
+
+    def seen(progress: Progress) -> None:
+        if progress.record["status"] == "failed":
+            reasons.append(_told(progress.record["clip"], progress.record["reason"]))
+        tick(progress.done, progress.total, str(progress.record["clip"]))
+
     where = RayExecutor(address, workers) if executor == "ray" else LocalExecutor(workers)
     # Ray reports lost nodes on stdout, which is the result's.
     with (
@@ -156,8 +176,12 @@ def certify(
             executor=where,
             trust=trust,
             watchdog=watchdog or None,
-            progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
+            progress=seen,
         )
+    for reason in reasons[:_REASONS]:
+        print(f"soundcert: failed: {reason}", file=sys.stderr)
+    if len(reasons) > _REASONS:
+        print(f"soundcert: and {len(reasons) - _REASONS} more: see {out}/certificates.jsonl", file=sys.stderr)
     if as_json:
         print_json(summary)
     else:
@@ -269,7 +293,7 @@ def predict(
             if len(items) == 1:
                 raise
             records.append({"clip": item.name, "status": "failed", "reason": str(error)})
-            print(f"soundcert: {error}", file=sys.stderr)
+            print(f"soundcert: {_told(item.name, str(error))}", file=sys.stderr)
             continue
         records.append(answer.to_dict())
         if not as_json:

@@ -67,7 +67,10 @@ def canonical_split(name: str) -> str:
 def require_folder(root: Path) -> None:
     if not root.is_dir():
         got = "a file" if root.exists() else "nothing of that name"
-        raise ConfigError(f"data.root: expected a folder at {str(root)!r}, got {got}; correct the path")
+        raise ConfigError(
+            f"data.root: expected a folder at {str(root)!r}, got {got}; correct the path, or fetch a known data set with "
+            "`soundcert data get`"
+        )
 
 
 def entries(folder: Path) -> list[Path]:

@@ -119,7 +119,7 @@ def _space_line(there: Mapping[str, Any]) -> str:
         return f"nothing: {there['reason']}"
     share = "" if there["proven"] == there["of"] else f"{there['proven']} of {there['of']} clips; "
     steps = " → ".join(f"{s['stage']}: {_radius(s['radius'])}" for s in there["chain"])
-    return f"{share}median radius {_radius(there['median_radius'])}, of {there['clip']} ({steps})"
+    return f"{share}radius {_radius(there['median_radius'])} of the clip in the middle, {there['clip']} ({steps})"
 
 
 def _radius(value: float | None) -> str:
@@ -147,6 +147,10 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
                 f"({interval}); abstentions count as wrong",
             )
         )
+        right = round(summary["smoothed_accuracy"] * summary["smoothed_accuracy_over"])
+        every = summary["smoothed_accuracy_over"] == summary["certified"] + summary["abstained"]
+        if every and (other := summary["certified"] - right):
+            rows.append(("certified as another label", f"{other} of {summary['certified']}"))
         for key, name in (
             ("certified_accuracy_at_snr_db", "certified at SNR-equivalent"),
             ("certified_accuracy_at_file_snr_db", "certified at SNR of the file"),

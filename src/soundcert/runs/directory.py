@@ -26,6 +26,20 @@ MAX_JSON_BYTES = 2**28
 MAX_LINE_BYTES = 2**24
 
 
+def _changes(before: Any, now: Any, place: str = "") -> list[str]:
+    """Return where two JSON values differ, as `certify.n 500 → 700`."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys([*before, *now])
+        return [c for k in keys for c in _changes(before.get(k), now.get(k), f"{place}.{k}".lstrip("."))]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [
+            c
+            for i, (a, b) in enumerate(zip(before, now, strict=True))
+            for c in _changes(a, b, f"{place}[{i}]")
+        ]
+    return [] if before == now else [f"{place} {str(before)[:60]} → {str(now)[:60]}"]
+
+
 class RunDirectory:
     """Open a run directory for writing, as a context manager.
 
@@ -77,9 +91,11 @@ class RunDirectory:
             )
         changed = [key for key, value in identity.items() if held.get(key) != value]
         if changed:
+            what = ", ".join(sorted(changed))
+            if "config" in changed and (values := _changes(before.get("config"), info.get("config"))):
+                what += f" ({'; '.join(values[:3])})"
             raise RunError(
-                f"{self.path} was begun with another {', '.join(sorted(changed))}: a run cannot change midway; "
-                "choose another --out"
+                f"{self.path} was begun with another {what}: a run cannot change midway; choose another --out"
             )
 
     def _repair(self) -> None:

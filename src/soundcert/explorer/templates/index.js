@@ -34,7 +34,7 @@
     const head = make("div", { class: "head" }, make("h3", {}, title), make("p", { class: "what" }, run.readable ? [tag(run.space, run.kind), make("span", { class: "fine", title: run.unit }, ` σ ${run.sigma ?? "?"} · n ${run.n ?? "?"}`)] : tag("bad", "cannot be shown")), progress(run), warned(run));
     const stats = run.readable ? make("div", { class: "stats" },
       run.accuracy ? stat(run.accuracy, "smoothed accuracy", run.accuracy_more) : stat(`${run.counts?.[0] ?? 0}`, "certified"),
-      run.radius ? stat(run.radius, "median radius", run.level) : null,
+      run.radius ? stat(run.radius, `median radius${run.unit ? `, ${run.unit}` : ""}`, run.level) : null,
       run.file_level ? stat(minus(run.file_level), "proven for the file") : run.level ? stat(minus(run.level.split(" ")[0]) + " dB", run.space === "feature" ? "norm ratio" : "SNR-equivalent") : null,
       stat(`${run.done}`, run.counts[2] ? `clips, ${run.counts[2]} failed` : run.attacked ? "clips, attacked" : "clips")) : null;
     return make("li", { class: `run ${run.space ?? "bad"}`, "data-run": run.id }, box, head, stats, spark(run));
