@@ -287,3 +287,15 @@ def test_a_run_that_nothing_is_proven_for_in_the_file_is_attacked_too(cli, home)
         assert row["proven"]["proven"] is False
         assert "ratio" not in row["leave"]
         assert "resampled by sinc" in [d["variant"] for d in row["deployed"]]
+
+
+@pytest.mark.parametrize("place", ["attacks", "attacks/0.wav-x.original.wav"])
+def test_nothing_is_written_through_a_link_that_a_run_holds(cli, run, tmp_path, place):
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    (run / place).parent.mkdir(exist_ok=True)
+    (run / place).symlink_to(target)
+    ran = cli("attack", run, *QUICK, "--limit", 1, "--wav")
+    assert ran.code == 2
+    assert "is a symbolic link" in ran.err
+    assert list(target.iterdir()) == []

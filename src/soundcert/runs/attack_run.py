@@ -63,6 +63,7 @@ def attack_run(
         raise RunError(
             f"{run / RUN} is not a run of `soundcert certify` in format {FORMAT}: nothing to attack"
         )
+    _no_links(run / FOLDER)
     held = recordings_of(run, facts, base=base)
     pipe = Pipeline.from_config(held.config, held.folder, trust=trust)
     _check_gradients(pipe, settings)
@@ -143,6 +144,13 @@ def _recording(held: Recordings, record: Mapping[str, Any]) -> Clip | InputError
 def _claim(record: Mapping[str, Any]) -> Claim:
     names = ("clip", "digest", "label", "radius", "sigma", "p_lower", "p_upper")
     return Claim(**{name: record.get(name) for name in names})  # type: ignore[arg-type]
+
+
+def _no_links(folder: Path) -> None:
+    """RunError where what an attack keeps would be written through a symbolic link: a run may be a stranger's."""
+    for place in (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ())):
+        if place.is_symlink():
+            raise RunError(f"{place} is a symbolic link, and what an attack keeps is written there: remove it")
 
 
 def stem_of(name: str) -> str:
