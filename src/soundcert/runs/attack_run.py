@@ -150,7 +150,9 @@ def _no_links(folder: Path) -> None:
     """RunError where what an attack keeps would be written through a symbolic link: a run may be a stranger's."""
     for place in (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ())):
         if place.is_symlink():
-            raise RunError(f"{place} is a symbolic link, and what an attack keeps is written there: remove it")
+            raise RunError(
+                f"{place} is a symbolic link, and what an attack keeps is written there: remove it"
+            )
 
 
 def stem_of(name: str) -> str:
