@@ -97,14 +97,14 @@ def train(
     train_set, bad = _load(pipe, items, labels)
     valid_set, bad_valid = _load(pipe, validation, labels)
     torch.manual_seed(settings.seed)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write {target}: {error.strerror or error}; choose another --out") from None
     identity = _identity(config, labels, start, items, validation)
     trainer = _Trainer(pipe, labels, settings, train_set, valid_set, folder, identity)
     if start is not None:
         take_weights(trainer.net, start)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror or error}; choose another --out") from None
     return trainer.run(target, resume, progress, (*bad, *bad_valid))
 
 
@@ -148,6 +148,7 @@ def _identity(config: Config, labels: Sequence[str], start: Path | None, *lists:
     """Digest of everything that a resumed training must share with its beginning."""
     settings = without_roots(config.model_dump(mode="json", include={"data", "pipeline", "train"}))
     clips = [[[item.name, item.label] for item in items] for items in lists]
+    (settings["train"] or {}).pop("start", None)  # its bytes count, not its place
     begun = blake2b(start.read_bytes(), digest_size=16).hexdigest() if start else None
     text = json.dumps([settings, list(labels), begun, clips], sort_keys=True)
     return blake2b(text.encode(), digest_size=16).hexdigest()

@@ -289,11 +289,14 @@ def test_a_run_that_nothing_is_proven_for_in_the_file_is_attacked_too(cli, home)
         assert "resampled by sinc" in [d["variant"] for d in row["deployed"]]
 
 
-@pytest.mark.parametrize("place", ["attacks", "attacks/0.wav-x.original.wav"])
+@pytest.mark.parametrize(
+    "place", ["attacks", "attacks/0.wav-x.original.wav", "attacks.jsonl", "attacks.json.part", ".lock"]
+)
 def test_nothing_is_written_through_a_link_that_a_run_holds(cli, run, tmp_path, place):
     target = tmp_path / "elsewhere"
     target.mkdir()
     (run / place).parent.mkdir(exist_ok=True)
+    (run / place).unlink(missing_ok=True)
     (run / place).symlink_to(target)
     ran = cli("attack", run, *QUICK, "--limit", 1, "--wav")
     assert ran.code == 2

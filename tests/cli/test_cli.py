@@ -307,13 +307,43 @@ def test_data_of_the_call_keeps_the_split_of_the_config(cli, home):
     (home / "other.csv").write_text((home / "list.csv").read_text())
     ran = cli("certify", home / "kws.yaml", "--data", home / "other.csv", "--out", home / "run")
     assert ran.code == 0
-    assert "which the config asks for" not in ran.err
+    assert "the config asks for" not in ran.err
     assert [r["clip"] for r in records(home / "run")] == [
         row.split(",")[0] for row in rows if row.endswith("testing")
     ]
     ran = cli("certify", home / "kws.yaml", "--data", home / "clips", "--out", home / "all")
-    assert "has no split 'testing', which the config asks for: all of its clips are taken" in ran.err
+    assert "has no split, of which the config asks for testing: all clips are taken" in ran.err
     assert len(records(home / "all")) == len(names)
+
+
+@pytest.mark.parametrize("asked", ["split: validation", "folds: [4, 5]"])
+def test_data_of_the_call_without_the_split_that_is_asked_for_is_refused(cli, home, asked):
+    names = sorted((home / "clips").rglob("*.wav"))
+    rows = [
+        f"{n.relative_to(home)},{n.parent.name},{('training', 'testing')[i % 2]},{i % 2 + 1}"
+        for i, n in enumerate(names)
+    ]
+    (home / "list.csv").write_text("\n".join(["file,label,split,fold", *rows]) + "\n")
+    (home / "kws.yaml").write_text(yaml_of(WAVEFORM, f"{{source: manifest, root: list.csv, {asked}}}"))
+    ran = cli("certify", home / "kws.yaml", "--data", home / "list.csv", "--out", home / "run")
+    assert ran.code == 2
+    assert not (home / "run").exists()
+
+
+def test_a_list_in_place_of_a_known_data_set_keeps_cut_and_names(cli, home):
+    names = sorted((home / "clips").rglob("*.wav"))
+    rows = [f"{n.relative_to(home)},{n.parent.name.upper()},testing" for n in names]
+    (home / "other.csv").write_text(
+        "\n".join(["file,label,split", *rows, f"{rows[0].split(',')[0]}x,LOW,training"]) + "\n"
+    )
+    names_of_theirs = "label_map: {LOW: low, HIGH: high, UP: up}"
+    data = f"{{source: speech_commands, root: nowhere, split: testing, cut: {{seconds: 0.05}}, {names_of_theirs}}}"
+    (home / "kws.yaml").write_text(yaml_of(WAVEFORM, data))
+    ran = cli("certify", home / "kws.yaml", "--data", home / "other.csv", "--out", home / "run")
+    assert ran.code == 0, ran.err
+    found = records(home / "run")
+    assert len(found) > len(names)
+    assert {r["truth"] for r in found} == {"low", "high"}
 
 
 def test_an_option_that_is_missing_is_named_with_what_it_is(cli, home):

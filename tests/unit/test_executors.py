@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from helpers import HIGH, LOW, WAVEFORM, tone, write, write_tone_model, yaml_of
+from helpers import WAVEFORM, folder_of_tones, write_tone_model, yaml_of
 from soundcert.cli import run as command_line
 from soundcert.data import Item
 from soundcert.errors import ConfigError, MissingDependencyError, ModelError, RunError, StalledError
@@ -403,9 +403,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clips that are certified and one that fails."""
     root = tmp_path_factory.mktemp("executors")
     write_tone_model(root / "tones.safetensors")
-    for i in range(6):
-        write(root / "clips" / "low" / f"{i}.wav", tone(LOW, i))
-        write(root / "clips" / "high" / f"{i}.wav", tone(HIGH, i))
+    folder_of_tones(root / "clips", 6)
     (root / "clips" / "high" / "broken.wav").write_bytes(b"RIFF")
     (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=12_000))
     return root

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import soundcert
-from helpers import HIGH, LOW, WAVEFORM, records, tone, without_times, write, write_tone_model, yaml_of
+from helpers import WAVEFORM, folder_of_tones, records, without_times, write_tone_model, yaml_of
 from soundcert.cli import run as command_line
 from soundcert.config import Config, load_config
 from soundcert.data import Item, load_items
@@ -191,9 +191,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clips that are certified and one that fails, with a budget that takes each a moment."""
     root = tmp_path_factory.mktemp("ray")
     write_tone_model(root / "tones.safetensors")
-    for i in range(6):
-        write(root / "clips" / "low" / f"{i}.wav", tone(LOW, i))
-        write(root / "clips" / "high" / f"{i}.wav", tone(HIGH, i))
+    folder_of_tones(root / "clips", 6)
     (root / "clips" / "high" / "broken.wav").write_bytes(b"RIFF")
     (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=12_000))
     (root / "odd.yaml").write_text(yaml_of([*WAVEFORM[:-2], "odd", *WAVEFORM[-2:]]))

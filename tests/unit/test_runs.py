@@ -25,7 +25,18 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import beta, norm
 
 import soundcert
-from helpers import HIGH, LOW, WAVEFORM, records, tone, without_times, write, write_tone_model, yaml_of
+from helpers import (
+    HIGH,
+    LOW,
+    WAVEFORM,
+    folder_of_tones,
+    records,
+    tone,
+    without_times,
+    write,
+    write_tone_model,
+    yaml_of,
+)
 from soundcert.bounds import accuracy_band, accuracy_interval
 from soundcert.cli import run as command_line
 from soundcert.config import load_config
@@ -193,9 +204,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve clips with a budget that takes each a moment, and the run that nobody kills."""
     root = tmp_path_factory.mktemp("many")
     write_tone_model(root / "tones.safetensors")
-    for i in range(6):
-        write(root / "clips" / "low" / f"{i}.wav", tone(LOW, i))
-        write(root / "clips" / "high" / f"{i}.wav", tone(HIGH, i))
+    folder_of_tones(root / "clips", 6)
     (root / "kws.yaml").write_text(yaml_of(WAVEFORM, n=600))
     certify(root, root / "whole")
     return root

@@ -534,6 +534,11 @@ def test_a_training_begins_with_the_weights_that_it_is_given(home):
     [
         ("absent.safetensors", None, "no weights to start with at"),
         ("other.safetensors", {"of.another.network": torch.ones(3)}, "no layer of the same name and shape"),
+        (
+            "counter.safetensors",
+            {"1.1.num_batches_tracked": torch.tensor(3)},
+            "no layer of the same name and shape",
+        ),
         ("nan.safetensors", {"6.weight": torch.full((2, 8), torch.nan)}, "not finite"),
     ],
 )
@@ -542,6 +547,7 @@ def test_weights_that_cannot_be_begun_with_are_refused(home, name, tensors, mess
         save_file(tensors, home / name)
     with pytest.raises((ConfigError, ModelError), match=message):
         train(config(home, f"epochs: 1, start: {name}"), base=home)
+    assert not (home / "out").exists()
 
 
 def test_a_training_is_not_resumed_from_another_start(home):

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,6 +95,10 @@ def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> 
     return settings, load_items(chosen, config.parent)
 
 
+#: What the official forms of known data sets, and the form with a list, have in their folder.
+_MARKS = ("meta.csv", "testing_list.txt", "validation_list.txt", "meta/esc50.csv")
+
+
 def _named(place: Path, before: DataConfig | None) -> DataConfig:
     """Return what --data names: a list or a folder, with what the config says of its own data as far as it fits."""
     from soundcert.config import validate
@@ -105,25 +109,26 @@ def _named(place: Path, before: DataConfig | None) -> DataConfig:
     chosen = validate(DataConfig, {"source": kind, "root": root}, "--data")
     if before is None:
         return chosen
-    if before.split or before.folds:
-        # A known data set in another place, or a list with splits: clips of other splits were trained on.
-        like_before = [before.model_copy(update={"root": root, "limit": None})] * (before.source != "folder")
-        split = {"split": before.split, "folds": before.folds}
-        for one in (*like_before, *[chosen.model_copy(update=split)] * (kind == "manifest")):
-            with suppress(SoundcertError):
-                if load_items(one):
-                    return one
-        asked = (
-            f"split {before.split!r}" if before.split else f"folds {', '.join(map(str, before.folds or ()))}"
-        )
-        print(
-            f"soundcert: --data: {place} has no {asked}, which the config asks for: all of its clips are taken",
-            file=sys.stderr,
-        )
+    known = before.source not in ("folder", "manifest") and any((root / mark).exists() for mark in _MARKS)
+    if known:  # the same data set in another place: all that the config says of it holds
+        return before.model_copy(update={"root": root, "limit": None})
+    items = load_items(chosen) if before.label_map or before.split or before.folds else []
     # How recordings are cut is part of what is certified; of the table of labels what these data have.
-    present = {item.label for item in load_items(chosen)} if before.label_map else set()
+    present = {item.label for item in items}
     table = {theirs: ours for theirs, ours in before.label_map.items() if theirs in present}
-    return chosen.model_copy(update={"cut": before.cut, "label_map": table})
+    kept: dict[str, Any] = {"cut": before.cut, "label_map": table}
+    for field, asked, has in (
+        ("split", before.split, any(item.split is not None for item in items)),
+        ("folds", before.folds, any(item.fold is not None for item in items)),
+    ):
+        if asked and has:  # clips of others were trained on; where these are missing, that is an error
+            kept[field] = asked
+        elif asked:
+            print(
+                f"soundcert: --data: {place} has no {field}, of which the config asks for {asked}: all clips are taken",
+                file=sys.stderr,
+            )
+    return chosen.model_copy(update=kept)
 
 
 Tick = Callable[[int, int, str], None]
@@ -212,7 +217,12 @@ def _missing(error: CycloptsError) -> str | None:
 
 
 def _refused(reason: str) -> int:
-    """Print one line that any terminal and log can hold, whatever names are in it."""
-    line = " ".join(reason.split()).encode("utf-8", "backslashreplace").decode()
-    print(f"soundcert: {''.join(c if c.isprintable() else repr(c)[1:-1] for c in line)}", file=sys.stderr)
+    """Say why a call is refused."""
+    print(f"soundcert: {one_line(reason)}", file=sys.stderr)
     return 2
+
+
+def one_line(text: str) -> str:
+    """Return text as one line that any terminal and log can hold, whatever names are in it."""
+    line = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

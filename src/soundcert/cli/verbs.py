@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from soundcert.cli.app import Data, Json, Limit, Resume, Trust, app, bar, clips_of, load, print_json, reading
+from soundcert.cli.app import (
+    Data,
+    Json,
+    Limit,
+    Resume,
+    Trust,
+    app,
+    bar,
+    clips_of,
+    load,
+    one_line,
+    print_json,
+    reading,
+)
 from soundcert.cli.ending import advising
 from soundcert.errors import ConfigError, InputError
 
@@ -23,8 +36,7 @@ _REASONS = 5
 
 def _told(clip: str, reason: str) -> str:
     """A clip's reason in one line, which names it."""
-    line = " ".join(reason.split())
-    return line if clip in line else f"{clip!r}: {line}"
+    return one_line(reason if repr(clip) in reason else f"{clip!r}: {reason}")
 
 
 @app.command

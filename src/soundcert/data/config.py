@@ -101,11 +101,9 @@ class DataConfig(BaseModel):
 
 
 def without_roots(values: Any) -> Any:
-    """Return a dumped configuration without the folders of its data and the weights that it starts with: clips count by
-    their names, not by their place, and weights by their bytes.
-    """
+    """Return a dumped configuration without the folders of its data: clips count by their names, not by their place."""
     if isinstance(values, dict):
-        return {key: without_roots(item) for key, item in values.items() if key not in ("root", "start")}
+        return {key: without_roots(item) for key, item in values.items() if key != "root"}
     return [without_roots(item) for item in values] if isinstance(values, list) else values
 
 

@@ -68,7 +68,7 @@ def unpack(
         EOFError,
         gzip.BadGzipFile,
         struct.error,
-        NotImplementedError,
+        NotImplementedError,  # zipfile: packed by a method that it does not know
         ValueError,
         OverflowError,
         LookupError,

@@ -62,7 +62,7 @@ def table(run: Run) -> tuple[dict[str, str], list[dict[str, Any]]]:
     if run.warnings:
         columns["run_warnings"] = "string"
         said["run_warnings"] = " | ".join(some_warnings(run, 20))
-    return columns, [{**said, **_row(record, columns)} for record in run.records]
+    return columns, [{**_row(record, columns), **said} for record in run.records]
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

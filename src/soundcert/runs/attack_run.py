@@ -25,6 +25,7 @@ from soundcert.pipeline import Pipeline
 from soundcert.runs.certify_run import Progress, engine_of
 from soundcert.runs.directory import (
     FORMAT,
+    LOCK,
     RECORDS,
     RUN,
     append_line,
@@ -63,7 +64,7 @@ def attack_run(
         raise RunError(
             f"{run / RUN} is not a run of `soundcert certify` in format {FORMAT}: nothing to attack"
         )
-    _no_links(run / FOLDER)
+    _no_links(run)
     held = recordings_of(run, facts, base=base)
     pipe = Pipeline.from_config(held.config, held.folder, trust=trust)
     _check_gradients(pipe, settings)
@@ -146,9 +147,11 @@ def _claim(record: Mapping[str, Any]) -> Claim:
     return Claim(**{name: record.get(name) for name in names})  # type: ignore[arg-type]
 
 
-def _no_links(folder: Path) -> None:
+def _no_links(run: Path) -> None:
     """RunError where what an attack keeps would be written through a symbolic link: a run may be a stranger's."""
-    for place in (folder, *(sorted(folder.iterdir()) if folder.is_dir() else ())):
+    kept = run / FOLDER
+    places = [run / name for name in (ATTACKS, SUMMARY, f"{SUMMARY}.part", LOCK, FOLDER)]
+    for place in (*places, *(sorted(kept.iterdir()) if kept.is_dir() else ())):
         if place.is_symlink():
             raise RunError(
                 f"{place} is a symbolic link, and what an attack keeps is written there: remove it"

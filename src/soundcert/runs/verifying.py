@@ -521,9 +521,10 @@ class _Judge:
         if not n:
             return bool(choice)
         votes, near = draws(task, "estimation", n)
-        failures = np.cumsum(votes != labels.index(record["candidate"]))
-        turned = np.cumsum(near)
-        if abs(n - record["count"] - int(failures[-1])) > turned[-1]:
+        lost = votes != labels.index(record["candidate"])
+        failures, turned = np.cumsum(lost), np.cumsum(near)
+        won_back, given_up = np.cumsum(near & lost), np.cumsum(near & ~lost)
+        if not -given_up[-1] <= record["count"] - (n - failures[-1]) <= won_back[-1]:
             return False
         if n != m:  # it ended elsewhere: because of a vote that was turned before
             earlier = int(turned[min(n, m) - 1]) if m and isinstance(policy, Decide) else 0
@@ -533,7 +534,7 @@ class _Judge:
             return True
         level = level_of(self._sampling.alpha, record.get("set_aside", 0.0))
         accepted = rules(policy, record["sigma"], self._sampling.n, level)[: self._accepted(record)]
-        fewest = failures - turned
+        fewest = failures - won_back
         return all(
             bool((test.accept[: len(looks)] >= fewest[looks - 1]).any())
             for test in accepted

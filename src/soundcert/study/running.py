@@ -185,13 +185,14 @@ def _workers(jobs: int) -> Iterator[Callable[..., Future[str]]]:
         yield _now
         return
     # spawn: a forked child would inherit torch's thread pool in whatever state it is in.
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
     ) as pool:
         try:
             yield pool.submit
         except KeyboardInterrupt:  # a training would otherwise be waited for to its end
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
 
