@@ -51,6 +51,8 @@ FOUND = (
      "tests/unit/test_study.py"),
     ("`verify` took any count of a sequential test for rounding once one vote was nearly a tie",
      "the very draws are counted again, and every decision must follow from them", "tests/unit/test_verify.py"),
+    ("`verify` did not count the votes of the rival class again: a forged two-class radius passed (found by a reviewer)",
+     "counted, and near ties turn only to the class that they are near to", "tests/unit/test_verify.py"),
     ("`verify` compared file radii and other facts only where all counts were equal", "whatever the counts",
      "tests/unit/test_verify.py"),
     ("`verify` and `attack` ended with tracebacks on values of the wrong kind in a run", "one line, exit 2",

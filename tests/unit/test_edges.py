@@ -11,7 +11,7 @@ import torch
 
 from soundcert.errors import ConfigError
 from soundcert.spaces import Space
-from soundcert.stages import FixedGain, GaussianNoise, LogMel, Quantize, Standardize, dual
+from soundcert.stages import FixedGain, GaussianNoise, LogMel, Mono, Quantize, RmsNormalize, Standardize, dual
 from soundcert.stages import spectral_bound as sb
 from soundcert.stages.dual import Compression, largest_budget
 from soundcert.stages.noise import LatticeNoise, NoiseStage
@@ -110,3 +110,12 @@ def test_an_infinite_radius_before_rounding_is_infinite_or_nothing() -> None:
     on_an_edge = torch.tensor([[0.5, 0.25]], dtype=torch.float64)
     r = Quantize(log2_step=0).pull_back(on_an_edge, torch.tensor([torch.inf], dtype=torch.float64))
     assert r is not None and r.isinf().all()
+
+
+def test_what_overflows_before_a_sum_or_a_gain_is_no_radius_without_limit() -> None:
+    largest = torch.tensor([1.7e308], dtype=torch.float64)
+    stereo = torch.ones(1, 2, 8, dtype=torch.float64)
+    assert Mono().pull_back(stereo, largest).isfinite().all()  # type: ignore[union-attr]
+    loud = RmsNormalize(target=1.0, floor=1e308, floor_mode="max")
+    r = loud.pull_back(torch.ones(1, 16_000, dtype=torch.float64), torch.tensor([1e-3], dtype=torch.float64))
+    assert r is not None and r.isfinite().all()

@@ -377,6 +377,38 @@ def test_votes_that_rounding_could_turn_explain_as_many_votes_and_no_more(copied
         assert set(kinds.values()) == {"identical"}
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.usefixtures("one_near_tie")
+def test_the_votes_of_the_rival_class_are_counted_again_too(copied, elsewhere):
+    """Otherwise one vote that rounding explains hides a two-class radius that is many times too large."""
+    run = copied / "two-class"
+    if elsewhere:
+        edit(run / "run.json", lambda facts: facts["environment"].update(torch="1.0"))
+
+    def forge(row: dict[str, Any]) -> None:
+        row["count"] -= 1
+        low, high = bounds.two_class_bounds(row["count"], 0, row["n"], row["alpha"])
+        radius = bounds.certified_radius(
+            row["count"], row["n"], row["alpha"], SIGMA, bound="two-class", max_other=0
+        )
+        assert radius
+        row.update(
+            max_other=0, p_lower=low, p_upper=high, radius=radius, status="certified", label=row["candidate"]
+        )
+        row.update(saturated=radius >= row["ceiling"], spaces={})
+        row["views"] = {"r_over_sigma": radius / SIGMA, "snr_db": norm_ratio_db(row["object_norm"], radius)}
+
+    even = next(r for r in records(run) if r["clip"].endswith("even.wav"))
+    assert even["max_other"] > 100
+    edit_record(run, "even.wav", forge)
+    assert any("draws gave" in text for text in found(run)["certified again"])
+
+
+def test_a_class_that_is_masked_makes_no_near_ties() -> None:
+    logits = torch.tensor([[3.0, 1.0, 0.0, -1.0, -2.0, -1e9]] * 4)
+    assert not near_ties(logits, 1e-4).any()
+
+
 def votes_again(run: Path, record: dict[str, Any]) -> np.ndarray:
     """The estimation votes of a record of a `fixed` run, drawn once more."""
     pipe = Pipeline.from_yaml(run.parent / "fixed.yaml")

@@ -159,7 +159,9 @@ def _ceiling(r: Mapping[str, Any]) -> float:
 
 
 def _radius(r: Mapping[str, Any]) -> float:
-    """The fixed-n radius of the counts. Time-uniform bounds are looser, so it bounds them from above too."""
+    """The fixed-n radius of the counts; NaN under `decide`, where an earlier look may have accepted more than the last."""
+    if r.get("policy") == "decide":
+        return np.nan
     radius = certified_radius(
         r["count"], r["n"], _level(r), r["sigma"],
         bound=r.get("bound", "one-sided"), max_other=r.get("max_other"),

@@ -144,7 +144,7 @@ def gaussian(result: Result) -> bool:
     That of lattice noise is: it is Gaussian noise, rounded after it was added, with bounds at `bound_level`.
     """
     noise, norm = result.text("noise"), result.text("norm")
-    if noise and not one_of(["gauss", "normal", "awgn", "white", "lattice_noise"], noise):
+    if noise and not one_of(["gauss", "normal", "awgn", "white", "lattice_noise", "lattice noise"], noise):
         return False
     return not norm or is_l2(norm)
 

@@ -43,16 +43,16 @@ def replay(task: Task[T]) -> Replay[T]:
                     key = NoiseKey(task.seed, purpose, task.digest)
                     streams[purpose] = noise_stream(key, task.base.noise, task.first)
                 seen, close = _draw(task.base, task.v, streams[purpose], draw.need)
-                near[purpose] = near.get(purpose, 0) + int(close.sum())
+                near[purpose] = near.get(purpose, 0) + int((close >= 0).sum())
                 draw = task.plan.send(seen)
         except StopIteration as end:
             return Replay(end.value, near)
 
 
 def draws(task: Task[T], purpose: Purpose, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first votes of a purpose, whatever the plan asks for, and which of them rounding could have turned.
+    """Return the first votes of a purpose, whatever the plan asks for, and what rounding could have made of them.
 
-    Both `(count,)`, int32 and bool.
+    Both `(count,)` int32: the votes, and the class that a near tie would give instead, −1 where the vote is firm.
     """
     with torch.inference_mode(), single_threaded():
         stream = noise_stream(NoiseKey(task.seed, purpose, task.digest), task.base.noise, task.first)
@@ -61,7 +61,7 @@ def draws(task: Task[T], purpose: Purpose, count: int) -> tuple[np.ndarray, np.n
 
 def _draw(base: BaseClassifier, v: Tensor, stream: NoiseStream, count: int) -> tuple[np.ndarray, np.ndarray]:
     out = np.empty(count, dtype=np.int32)
-    near = np.empty(count, dtype=bool)
+    instead = np.full(count, -1, dtype=np.int32)
     done = 0
     rows = torch.zeros(base.micro_batch, *base.shape, device=base.device)
     while done < count:
@@ -70,18 +70,27 @@ def _draw(base: BaseClassifier, v: Tensor, stream: NoiseStream, count: int) -> t
         rows[size:] = rows[0]
         logits = base(rows)[:size]
         out[done : done + size] = votes(logits).cpu().numpy()
-        near[done : done + size] = near_ties(logits, NEAR[base.engine.precision]).cpu().numpy()
+        if logits.shape[1] > 1:
+            second = logits.topk(2, dim=1).indices
+            # Which of two equal logits counts as the best may differ from the vote's own choice.
+            other = torch.where(second[:, 0] == votes(logits), second[:, 1], second[:, 0])
+            near = near_ties(logits, NEAR[base.engine.precision])
+            instead[done : done + size] = torch.where(near, other, -1).cpu().numpy()
         done += size
-    return out, near
+    return out, instead
 
 
 def near_ties(logits: Tensor, share: float) -> Tensor:
-    """Return which rows have two best logits within `share` of the median spread of rows that have one, `(rows,)` bool."""
+    """Return which rows have two best logits within `share` of the usual spread, `(rows,)` bool.
+
+    The usual spread: the median, over rows that have one, of that of the five best; a class that is masked with a huge
+    negative logit is not among them.
+    """
     if logits.shape[1] < 2:
         return torch.zeros(len(logits), dtype=torch.bool)
-    best = logits.double().topk(2, dim=1).values
-    finite = logits.double().masked_fill(~torch.isfinite(logits), torch.nan)
-    spreads = finite.nan_to_num(nan=-torch.inf).amax(1) - finite.nan_to_num(nan=torch.inf).amin(1)
-    spreads = spreads[spreads > 0]
+    best = logits.double().topk(min(5, logits.shape[1]), dim=1).values
+    lowest = best.masked_fill(~torch.isfinite(best), torch.inf).amin(1)
+    spreads = best[:, 0] - lowest
+    spreads = spreads[torch.isfinite(spreads) & (spreads > 0)]
     spread = float(spreads.median()) if len(spreads) else 0.0
     return best[:, 0] - best[:, 1] <= share * spread

@@ -20,13 +20,14 @@ import numpy as np
 from soundcert.audio import Clip
 from soundcert.certify import Sampling, SmoothedClassifier, bounds_of, conclude, level_of, set_aside
 from soundcert.classifier import computed_by
-from soundcert.config import Budget, Config, Decide, validate
+from soundcert.config import Budget, Config, Decide, Estimate, validate
 from soundcert.contract import read_contract
 from soundcert.data import Item, load_items
 from soundcert.diagnostics import norm_ratio_db
 from soundcert.errors import ConfigError, RunError, SoundcertError
 from soundcert.pipeline import Pipeline
-from soundcert.policies import Pilot, Sampled, pilot_plan, rules
+from soundcert.policies import Pilot, Sampled, needed, pilot_plan, rules
+from soundcert.randomness import Purpose
 from soundcert.runs.certify_run import SHARES, check_labels, engine_of, environment, identity_of
 from soundcert.runs.directory import RUN, read_json
 from soundcert.runs.reading import Run, open_run
@@ -498,13 +499,41 @@ class _Judge:
         if self.same_noise and self._rounding(record, labels, task, made):
             return "explained by rounding"
         # With one class and one count n fixed, a few votes more or less under *other* noise say nothing.
-        if not self.same_noise and _plausible(told, n, got, m):
+        rival, others = (
+            record.get("max_other"),
+            int(np.delete(made.result.counts, labels.index(name)).max(initial=0)),
+        )
+        alike = _plausible(told, n, got, m) and (rival is None or _plausible(rival, n, others, m))
+        if not self.same_noise and alike:
             return "consistent"
         found.append(
             f"{record['clip']}: {told} of {n} draws gave {name!r} by the record, {got} of {m} when drawn again"
             + ("" if chosen == name else f", where {chosen!r} was chosen")
         )
         return "contradicted"
+
+    def _other_choice(
+        self, record: Mapping[str, Any], name: int, task: Task[Sampled], made: Replay[Sampled]
+    ) -> bool:
+        """Whether near ties among the draws that choose the class could have chosen the record's, or another number."""
+        purpose: Purpose = "pilot" if "pilot" in made.near else "selection"
+        near = made.near.get(purpose, 0)
+        votes, _ = draws(task, purpose, min(max(record["n0"], made.result.first), self._sampling.n))
+        lead = int((votes == made.result.top).sum() - (votes == name).sum())
+        return near > 0 and lead <= 2 * near
+
+    def _sizes(
+        self, policy: Estimate, record: Mapping[str, Any], task: Task[Sampled], made: Replay[Sampled]
+    ) -> set[int]:
+        """The numbers of draws that the pilot asks for, whichever way its near ties turn."""
+        votes, instead = draws(task, "pilot", made.result.first)
+        near, count = int((instead >= 0).sum()), int((votes == made.result.top).sum())
+        level = level_of(self._sampling.alpha, record.get("set_aside", 0.0))
+        counts = range(max(0, count - near), min(len(votes), count + near) + 1)
+        return {
+            needed(Pilot(made.result.top, k, len(votes)), policy.rel_width, self._sampling.n, level)
+            for k in counts
+        }
 
     def _rounding(
         self, record: Mapping[str, Any], labels: Sequence[str], task: Task[Sampled], made: Replay[Sampled]
@@ -515,20 +544,28 @@ class _Judge:
         must follow from some turning of the near ties among them.
         """
         policy, n, m = self._sampling.policy, record["n"], made.result.n
+        name = labels.index(record["candidate"])
         choice = made.near.get("selection", 0) + made.near.get("pilot", 0)
-        if (labels[made.result.top], made.result.first) != (record["candidate"], record["n0"]) and not choice:
+        if (made.result.top, made.result.first) != (name, record["n0"]) and not self._other_choice(
+            record, name, task, made
+        ):
             return False
         if not n:
             return bool(choice)
-        votes, near = draws(task, "estimation", n)
-        lost = votes != labels.index(record["candidate"])
-        failures, turned = np.cumsum(lost), np.cumsum(near)
-        won_back, given_up = np.cumsum(near & lost), np.cumsum(near & ~lost)
+        votes, instead = draws(task, "estimation", n)
+        near = instead >= 0
+        failures, turned = np.cumsum(votes != name), np.cumsum(near)
+        won_back, given_up = np.cumsum(instead == name), np.cumsum(near & (votes == name))
         if not -given_up[-1] <= record["count"] - (n - failures[-1]) <= won_back[-1]:
+            return False
+        rivals = np.bincount(votes[(votes >= 0) & (votes != name)], minlength=1)
+        if abs(record.get("max_other", rivals.max()) - int(rivals.max())) > turned[-1]:
             return False
         if n != m:  # it ended elsewhere: because of a vote that was turned before
             earlier = int(turned[min(n, m) - 1]) if m and isinstance(policy, Decide) else 0
-            if not choice + earlier:
+            if not choice + earlier or (
+                isinstance(policy, Estimate) and n not in self._sizes(policy, record, task, made)
+            ):
                 return False
         if not isinstance(policy, Decide):
             return True

@@ -106,7 +106,9 @@ def sphere_pull_back(norm: Tensor, radius: Tensor, scale: float, floor: float, m
             if mode == "add"
             else torch.where(norm >= floor, torch.maximum(out, lipschitz), lipschitz)
         )
-    out = torch.where(radius * INWARD >= 2 * scale, math.inf, out * INWARD)
+    out = torch.where(
+        radius * INWARD >= 2 * scale, math.inf, (out * INWARD).clamp(max=torch.finfo(out.dtype).max)
+    )
     return torch.where(radius > 0, out, 0.0)  # a NaN proves nothing
 
 

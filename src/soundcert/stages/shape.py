@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from soundcert.errors import ConfigError
 from soundcert.spaces import Space
-from soundcert.stages.base import INWARD, Stage, register, require, waveform_only
+from soundcert.stages.base import INWARD, Stage, as_finite, register, require, waveform_only
 
 MAX_KERNEL = 20_000_000
 MAX_WORK = 3e9  # operations for one proven norm: a second or two
@@ -45,7 +45,7 @@ class Mono(Stage):
         return before.evolve(name="waveform", shape=before.shape[-1:])
 
     def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
-        return radius * (math.sqrt(x.shape[1]) * INWARD) if x.dim() == 3 else radius
+        return as_finite(radius * (math.sqrt(x.shape[1]) * INWARD), radius) if x.dim() == 3 else radius
 
     def words(self) -> str:
         return "channels averaged to one"
@@ -148,7 +148,7 @@ class Resample(Stage):
         old, new = self._ratio()
         if old == new:
             return radius
-        return None if self.method == "soxr" else radius * (INWARD / self.operator_norm())
+        return None if self.method == "soxr" else as_finite(radius * (INWARD / self.operator_norm()), radius)
 
     def words(self) -> str:
         how = " on load by soxr (not transportable)" if self.method == "soxr" else ""
