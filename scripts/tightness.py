@@ -89,7 +89,7 @@ def log_mel_steps(stage: LogMel, x: Tensor, radius: float) -> dict[str, float]:
     filters = mel_filters(*filter_key(stage))
     used = filters.any(axis=1)
     even = sb.even_weights(filters[used], stage.n_fft, 2.0)
-    a = band_values(stage, x[None])[..., torch.from_numpy(used)].sqrt().flatten()
+    a = band_values(stage, x[None]).transpose(1, 2)[..., torch.from_numpy(used)].sqrt().flatten()
     ones = torch.ones_like(a)
     f = Compression(2, stage.floor, stage.floor_mode)
     budget = largest_budget(f, a, torch.from_numpy(np.tile(even, len(a) // len(even))), ones, radius)

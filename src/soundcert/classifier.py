@@ -17,7 +17,7 @@ from soundcert.stages import Model, NoiseStage, Stage
 
 # On a CPU a micro-batch stays small whatever the user asks to certify: activations of large batches outgrow
 # the caches, and at 400 rows a pass costs several times as much (benchmarks/).
-MICRO_BATCH = 16
+MICRO_BATCH = 24
 GPU_BATCH = 1024
 # A micro-batch of long recordings is smaller, so that its noisy copies take no more memory than this: 32 MiB on a
 # CPU, 1 GiB on a GPU. At least one copy of the recording has to fit.

@@ -13,7 +13,7 @@ import soundcert as sc
 from helpers import FRONT, MODEL, NOISE, RATE, tone, write_tone_model, yaml_of
 from soundcert.attack.fronts import straight_through
 from soundcert.certify import KEPT, SmoothedClassifier
-from soundcert.classifier import MOST_VALUES, BaseClassifier
+from soundcert.classifier import MICRO_BATCH, MOST_VALUES, BaseClassifier
 from soundcert.config import load_config
 from soundcert.contract import read_contract
 from soundcert.errors import ConfigError
@@ -275,9 +275,9 @@ def test_a_model_is_not_trained_through_windows(tmp_path) -> None:
 
 def test_long_recordings_take_smaller_micro_batches(tones) -> None:
     pipe = built(tones, {"windows": {"seconds": 0.1}})
-    for samples, expected in ((16_000, 16), (MOST_VALUES["cpu"] // 4, 4), (2 * MOST_VALUES["cpu"], 1)):
+    for samples, expected in ((16_000, MICRO_BATCH), (MOST_VALUES["cpu"] // 4, 4), (2 * MOST_VALUES["cpu"], 1)):
         base = BaseClassifier(pipe.route(sc.Space("file", "waveform", (samples,), RATE)))
-        assert (base.micro_batch, base.rows) == (expected, 16)
+        assert (base.micro_batch, base.rows) == (expected, MICRO_BATCH)
     route = pipe.route(sc.Space("file", "waveform", (MOST_VALUES["cpu"],), RATE))
     assert BaseClassifier(route, 64).micro_batch == 64, "who asks for more knows why"
 

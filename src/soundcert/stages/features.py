@@ -25,7 +25,7 @@ from soundcert.errors import ConfigError, InputError
 from soundcert.spaces import Space
 from soundcert.stages.base import INWARD, Stage, as_finite, register, require
 from soundcert.stages.gain import sphere_pull_back
-from soundcert.stages.spectra import PadMode, dct_columns, lifter_weights, log_mel, spectrum
+from soundcert.stages.spectra import PadMode, dct_rows, lifter_weights, log_mel, spectrum
 from soundcert.stages.spectral_bound import spectral_radius
 
 
@@ -158,7 +158,7 @@ class LogMel(Stage):
         _check_log(self)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return log_mel(self, x).transpose(1, 2).contiguous()
+        return log_mel(self, x).contiguous()
 
     def space(self, before: Space) -> Space:
         unit = "nats" if self.log == "ln" else "dB"
@@ -213,8 +213,8 @@ class Mfcc(Stage):
         require(self.lifter >= 0, self, "lifter", "zero or positive")
 
     def __call__(self, x: Tensor) -> Tensor:
-        dct = dct_columns(self.n_mfcc, self.n_mels, self.lifter, x.dtype, x.device)
-        return torch.matmul(log_mel(self, x), dct).transpose(1, 2).contiguous()
+        dct = dct_rows(self.n_mfcc, self.n_mels, self.lifter, x.dtype, x.device)
+        return torch.matmul(dct, log_mel(self, x))
 
     def space(self, before: Space) -> Space:
         unit = "cepstral nats" if self.log == "ln" else "cepstral dB"

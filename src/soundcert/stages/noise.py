@@ -82,7 +82,7 @@ class GaussianNoise(NoiseStage):
         )
 
     def perturb_(self, out: Tensor, generator: torch.Generator) -> Tensor:
-        return out.normal_(generator=generator).mul_(self.sigma)
+        return out.normal_(0.0, self.sigma, generator=generator)
 
     def space(self, before: Space) -> Space:
         return before

@@ -1,6 +1,6 @@
 """What spectral features are made of: the STFT, mel filters, band values, the DCT.
 
-Conventions: waveforms `(batch, samples)`; spectra and bands `(batch, frames, bins or bands)`. The STFT has
+Conventions: waveforms `(batch, samples)`; spectra `(batch, frames, bins)`; bands `(batch, bands, frames)`. The STFT has
 `n_fft` points, a periodic window of `win_length` centred in the frame, and no scaling.
 """
 
@@ -140,36 +140,36 @@ def mel_filters(
 
 
 @lru_cache(maxsize=64)
-def dct_columns(n_mfcc: int, n_mels: int, lifter: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the transposed DCT, `(n_mels, n_mfcc)`, to multiply rows with."""
-    return _columns(dct_matrix(n_mfcc, n_mels, lifter), dtype, device)
+def dct_rows(n_mfcc: int, n_mels: int, lifter: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the DCT, `(n_mfcc, n_mels)`, as a tensor."""
+    return _tensor(dct_matrix(n_mfcc, n_mels, lifter), dtype, device)
 
 
-def _columns(matrix: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _tensor(matrix: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.from_numpy(np.array(matrix.T, order="C")).to(device=device, dtype=dtype)
+        return torch.from_numpy(np.array(matrix, order="C")).to(device=device, dtype=dtype)
 
 
-# A band covers a few bins, so most of a product with all filters is zeros: neighbouring bands are taken
-# together in this many products, each over their own bins. More are slower: their matrices are too narrow.
-_GROUPS = 2
+# A band covers a few bins, so most of a product with all filters is zeros: so many neighbouring bands are taken
+# together in a product over their own bins alone.
+_TOGETHER = 8
 
 
 @lru_cache(maxsize=64)
 def _filter_groups(
     args: tuple[object, ...], repeat: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[tuple[int, int, Tensor], ...]:
-    """Return, per group of bands, its first and last value and the filters over them, `(values, bands)`.
+    """Return, per group of bands, its first and last value and the filters over them, `(bands, values)`.
 
     repeat: values a bin, 2 where real and imaginary squares are still apart.
     """
     filters = mel_filters(*args)
     groups = []
-    for group in np.array_split(filters, min(_GROUPS, len(filters))):
+    for group in np.array_split(filters, -(-len(filters) // _TOGETHER)):
         used = np.flatnonzero(group.any(axis=0))
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-        columns = _columns(np.repeat(group[:, first:last], repeat, axis=1), dtype, device)
-        groups.append((first * repeat, last * repeat, columns))
+        rows = _tensor(np.repeat(group[:, first:last], repeat, axis=1), dtype, device)
+        groups.append((first * repeat, last * repeat, rows))
     return tuple(groups)
 
 
@@ -179,21 +179,20 @@ def filter_key(stage: Mel) -> tuple[int, int, int, float, float | None, str, str
 
 
 def band_values(stage: Mel, x: Tensor) -> Tensor:
-    """Return the bands before floor and logarithm, `(batch, frames, n_mels)`."""
-    key = filter_key(stage)
+    """Return the bands before floor and logarithm, `(batch, n_mels, frames)`."""
     # With powers, one product sums real and imaginary squares and applies the filters.
     values, repeat = (
         (_square(_stft(stage, x)).flatten(-2), 2) if stage.power == 2.0 else (spectrum(stage, x), 1)
     )
-    groups = _filter_groups(key, repeat, x.dtype, x.device)
-    # As a matrix, whose columns are cut without a copy.
-    rows = values.flatten(0, 1)
-    bands = torch.cat([rows[:, first:last] @ columns for first, last, columns in groups], dim=1)
-    return bands.reshape(*values.shape[:2], -1)
+    groups = _filter_groups(filter_key(stage), repeat, x.dtype, x.device)
+    # Filters on the left: a product's long side is then the frames of the whole batch, however few the bands.
+    frames = values.flatten(0, 1)
+    bands = torch.cat([filters @ frames[:, first:last].T for first, last, filters in groups])
+    return bands.unflatten(1, values.shape[:2]).transpose(0, 1)
 
 
 def log_mel(stage: Mel, x: Tensor) -> Tensor:
-    """Return log-mel features, `(batch, frames, n_mels)`."""
+    """Return log-mel features, `(batch, n_mels, frames)`."""
     bands = band_values(stage, x)
     bands = bands + stage.floor if stage.floor_mode == "add" else bands.clamp(min=stage.floor)
     if stage.log == "ln":

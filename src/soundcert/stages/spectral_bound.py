@@ -125,7 +125,7 @@ def spectral_radius(stage: Frames, x: Tensor, radius: Tensor, std: Tensor | None
         keep = torch.from_numpy(mel_filters(*key).any(axis=1))
         f = Compression(power, stage.floor, stage.floor_mode)
         unit = 1.0 if stage.log == "ln" else (10.0 if power == 2 else 20.0) / math.log(10.0)
-        values = band_values(stage, x)[..., keep]
+        values = band_values(stage, x).transpose(1, 2)[..., keep]
         y = torch.from_numpy(band_weights(key, stage.n_fft, stage.power))
     else:
         keep = torch.ones(stage.n_fft // 2 + 1, dtype=torch.bool)
