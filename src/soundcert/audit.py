@@ -1,7 +1,7 @@
 """Audit: what a certificate would mean, before any Monte Carlo.
 
-For each clip: the contract, the gain, ‖v‖₂, the Monte-Carlo ceiling in every view, the geometry after
-the noise; for all: cost and flags. The model, where there is one, is run for a moment to time it.
+For each clip: the contract, the gain, ‖v‖₂, the largest radius that it can get in every view, the geometry
+after the noise; for all: cost and flags. The model, where there is one, is run for a moment to time it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from soundcert import bounds
 from soundcert.audio import Clip
 from soundcert.bounds import BoundName
 from soundcert.certificate import Certificate, PolicyName, json_number, radius_views
-from soundcert.certify import Sampling, fill_contract, level_of, set_aside
+from soundcert.certify import Sampling, fill_contract
 from soundcert.classifier import BaseClassifier
-from soundcert.config import Budget, Policy
+from soundcert.config import Budget, Decide, Policy
 from soundcert.contract import Contract, read_contract
 from soundcert.errors import ConfigError, InputError, ModelError, SoundcertError, TransportError
 from soundcert.flags import Flag
@@ -38,7 +38,10 @@ PROBE_DB = 60.0
 
 @dataclass(frozen=True)
 class ClipAudit:
-    """One clip: its contract with gain and geometry, and the Monte-Carlo ceiling in every view."""
+    """One clip: its contract with gain and geometry, and the largest radius that it can get in every view.
+
+    `ceiling` is that radius: the Monte-Carlo ceiling, or under `decide` the largest radius asked about.
+    """
 
     clip: str
     digest: str
@@ -136,8 +139,8 @@ def audit(
 
     clips: clips, or (name, error) for those that could not be read, which are listed as failed. draws:
     noisy copies for the geometry after the noise. policy: how many draws a run would make, n being the most;
-    the ceiling is that of n draws. engine: what would compute the model, as the contract names it.
-    Raises ConfigError for a budget that certifies nothing.
+    no radius is above the Monte-Carlo ceiling of n draws, under `decide` above the largest asked about. engine: what would
+    compute the model, as the contract names it. Raises ConfigError for a budget that certifies nothing.
     """
     sampling = Sampling(n0, n, alpha, seed, bound, policy)
     sampling.check(float(pipe.noise.sigma))
@@ -154,6 +157,7 @@ def audit(
             try:
                 route = pipe.route(clip.space)
                 trace = pipe.front_trace(clip)
+                left = sampling.at(route)
             except ModelError:
                 raise
             except (InputError, ConfigError) as error:
@@ -163,20 +167,7 @@ def audit(
                 contract = read_contract(route, engine)
                 seconds = _seconds_a_pass(pipe, route, trace[-1], seed, clip.digest)
             sizes.add(route.object.size)
-            rows.append(
-                _audit_clip(
-                    route,
-                    clip,
-                    trace,
-                    n0=n0,
-                    n=n,
-                    alpha=alpha,
-                    bound=bound,
-                    engine=engine,
-                    seed=seed,
-                    draws=draws,
-                )
-            )
+            rows.append(_audit_clip(route, clip, trace, sampling, left, engine, draws))
     flags = _merge(rows)
     if len(sizes) > 1:
         flags.append(Flag("lengths-differ", f"from {min(sizes)} to {max(sizes)} values"))
@@ -204,33 +195,27 @@ def _most_passes(sampling: Sampling, clips: int) -> int:
 
 
 def _audit_clip(
-    route: Route,
-    clip: Clip,
-    trace: list[Tensor],
-    *,
-    n0: int,
-    n: int,
-    alpha: float,
-    bound: BoundName,
-    engine: str,
-    seed: int,
-    draws: int,
+    route: Route, clip: Clip, trace: list[Tensor], asked: Sampling, left: Sampling, engine: str, draws: int
 ) -> ClipAudit:
-    sigma = float(route.noise.sigma)
-    ceiling = bounds.monte_carlo_ceiling(sigma, n, level_of(alpha, set_aside(route, n, alpha)), bound)
+    """Audit one clip. left: the sampling at the level that is left of alpha for the bounds."""
+    sigma, n, seed = float(route.noise.sigma), asked.n, asked.seed
+    decide = asked.policy if isinstance(asked.policy, Decide) else None
+    ceiling = decide.radii[-1] if decide else bounds.monte_carlo_ceiling(sigma, n, left.alpha, asked.bound)
     norm = float(torch.linalg.vector_norm(trace[-1]))
     try:
         file = carry(route, trace, ceiling, "file", exact=clip.exact, pcm_step=clip.pcm_step)
     except TransportError:
         file = None
     best = Certificate(
-        clip=clip.name, digest=clip.digest, status="abstained", candidate="", count=0, n=n, n0=n0, alpha=alpha,
-        seed=seed, bound=bound, sigma=sigma, p_lower=0.0, ceiling=ceiling, object_norm=norm,
+        clip=clip.name, digest=clip.digest, status="abstained", candidate="", count=0, n=n, n0=asked.n0,
+        alpha=asked.alpha, seed=seed, bound=asked.bound, sigma=sigma, p_lower=0.0, ceiling=ceiling, object_norm=norm,
         contract=read_contract(route, engine), rate=route.object.rate, lsb=clip.lsb,
     )  # fmt: skip
     contract = fill_contract(best, route, trace, clip.digest, seed, draws)
     views = radius_views(best, ceiling, file) if norm > 0 else {"r_over_sigma": ceiling / sigma}
     flags = _clip_flags(route, clip, trace, ceiling, views)
+    if ceiling < sigma and not decide:
+        flags.append(Flag("small-ceiling", f"{ceiling / sigma:.3g}σ"))
     return ClipAudit(clip.name, clip.digest, contract, norm, ceiling, views, tuple(flags))
 
 
@@ -246,7 +231,7 @@ def _clip_flags(
         if moved > ceiling:
             flags.append(
                 Flag("log-floor", f"white noise {PROBE_DB:g} dB below the clip moves the features by {moved:.3g}, "
-                     f"the ceiling is {ceiling:.3g}")
+                     f"no certified ball is larger than {ceiling:.3g}")
             )  # fmt: skip
     elif kind == "latent":
         flags.append(Flag("latent-not-waveform", f"the object has shape {route.object.shape}"))
@@ -283,8 +268,6 @@ def _clip_flags(
                 f"{views['file_radius']:.3g} in the file, 16-bit rounding {rounding:.3g}",
             )
         )
-    if ceiling < route.noise.sigma:
-        flags.append(Flag("small-ceiling", f"{ceiling / route.noise.sigma:.3g}σ"))
     return flags
 
 

@@ -16,11 +16,13 @@ from torch import nn
 
 import soundcert as sc
 from soundcert.audit import Audit
+from soundcert.config import Decide
 from soundcert.data import DataConfig, load_items
 from soundcert.errors import ConfigError, InputError
 from soundcert.flags import FLAGS, Flag
 from soundcert.pipeline import Pipeline
 from soundcert.report.terminal import audit_view
+from soundcert.sequential import largest_ratio
 from soundcert.stages import (
     Clip,
     Fit,
@@ -374,3 +376,26 @@ def test_the_ceiling_under_lattice_noise_is_at_what_is_left_of_alpha():
     (found,) = sc.audit(sc.Pipeline(stages), [clip], n=1000, alpha=1e-3).clips
     assert found.ceiling < sc.bounds.monte_carlo_ceiling(0.1, 1000, 1e-3)
     assert found.ceiling == pytest.approx(sc.bounds.monte_carlo_ceiling(0.1, 1000, 1e-3), rel=1e-6)
+
+
+def test_under_decide_no_radius_beyond_what_is_asked_about_is_shown():
+    pipe, clip = sc.Pipeline([NOISE, lambda x: x]), sc.Clip.from_array(np.arange(-50, 50, dtype=np.int16) * 100, 16_000)
+    ceiling = sc.bounds.monte_carlo_ceiling(NOISE.sigma, 1000, 1e-3)
+    for radii, expected in (((0.0, ceiling / 2), ceiling / 2), ((0.0,), 0.0)):
+        (found,) = sc.audit(pipe, [clip], n=1000, policy=Decide(radii=radii)).clips
+        assert found.ceiling == expected
+        assert found.views["r_over_sigma"] == pytest.approx(expected / NOISE.sigma)
+        assert "small-ceiling" not in {flag.id for flag in found.flags}
+        assert found.to_dict()["ceiling"] == expected
+
+
+def test_radii_above_what_lattice_noise_leaves_are_refused_clip_by_clip():
+    """`decide` is checked at the level that is left for objects of each clip's length."""
+    stages = [sc.stages.Quantize(log2_step=-15), sc.stages.LatticeNoise(sigma=0.1), lambda x: x]
+    clip = sc.Clip.from_array(np.arange(-50, 50, dtype=np.int16) * 100, 16_000)
+    most = largest_ratio(1000, 1e-3) * 0.1
+    found = sc.audit(sc.Pipeline(stages), [clip], n=1000, policy=Decide(radii=(0.0, most)))
+    assert not found.clips
+    assert "can never be certified" in found.failed[clip.name]
+    found = sc.audit(sc.Pipeline(stages), [clip], n=1000, policy=Decide(radii=(0.0, most * (1 - 1e-6))))
+    assert not found.failed

@@ -73,17 +73,18 @@ def audit_view(result: Audit) -> RenderableType:
     median = result.medians()
     rows = [("clips", f"{len(result.clips)} usable, {len(result.failed)} not")]
     if median:
+        largest = "largest radius" if result.policy == "decide" else "ceiling"
         rows += [
             ("n0 / n / α / bound", f"{result.n0} / {result.n} / {result.alpha:g} / {result.bound}"),
             (
-                "Monte-Carlo ceiling",
+                "Monte-Carlo ceiling" if largest == "ceiling" else "largest radius asked about",
                 f"{format_down(median['ceiling'], significant=6)} (no radius can be larger)",
             ),
             ("median ‖v‖₂", f"{median['object_norm']:.6g}"),
         ]
         if "gain" in median:
             rows.append(("median gain", f"×{median['gain']:.5g}"))
-        rows += [(f"median ceiling: {VIEWS[v][0]}", shown(v, median[v])) for v in VIEWS if v in median]
+        rows += [(f"median {largest}: {VIEWS[v][0]}", shown(v, median[v])) for v in VIEWS if v in median]
         if "displacement" in median:
             rows.append(
                 (
