@@ -379,7 +379,10 @@ def test_the_ceiling_under_lattice_noise_is_at_what_is_left_of_alpha():
 
 
 def test_under_decide_no_radius_beyond_what_is_asked_about_is_shown():
-    pipe, clip = sc.Pipeline([NOISE, lambda x: x]), sc.Clip.from_array(np.arange(-50, 50, dtype=np.int16) * 100, 16_000)
+    pipe, clip = (
+        sc.Pipeline([NOISE, lambda x: x]),
+        sc.Clip.from_array(np.arange(-50, 50, dtype=np.int16) * 100, 16_000),
+    )
     ceiling = sc.bounds.monte_carlo_ceiling(NOISE.sigma, 1000, 1e-3)
     for radii, expected in (((0.0, ceiling / 2), ceiling / 2), ((0.0,), 0.0)):
         (found,) = sc.audit(pipe, [clip], n=1000, policy=Decide(radii=radii)).clips

@@ -275,7 +275,11 @@ def test_a_model_is_not_trained_through_windows(tmp_path) -> None:
 
 def test_long_recordings_take_smaller_micro_batches(tones) -> None:
     pipe = built(tones, {"windows": {"seconds": 0.1}})
-    for samples, expected in ((16_000, MICRO_BATCH), (MOST_VALUES["cpu"] // 4, 4), (2 * MOST_VALUES["cpu"], 1)):
+    for samples, expected in (
+        (16_000, MICRO_BATCH),
+        (MOST_VALUES["cpu"] // 4, 4),
+        (2 * MOST_VALUES["cpu"], 1),
+    ):
         base = BaseClassifier(pipe.route(sc.Space("file", "waveform", (samples,), RATE)))
         assert (base.micro_batch, base.rows) == (expected, MICRO_BATCH)
     route = pipe.route(sc.Space("file", "waveform", (MOST_VALUES["cpu"],), RATE))

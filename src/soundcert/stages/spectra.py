@@ -188,7 +188,7 @@ def band_values(stage: Mel, x: Tensor) -> Tensor:
     # Filters on the left: a product's long side is then the frames of the whole batch, however few the bands.
     frames = values.flatten(0, 1)
     bands = torch.cat([filters @ frames[:, first:last].T for first, last, filters in groups])
-    return bands.unflatten(1, values.shape[:2]).transpose(0, 1)
+    return bands.reshape(len(bands), *values.shape[:2]).transpose(0, 1)
 
 
 def log_mel(stage: Mel, x: Tensor) -> Tensor:
