@@ -152,6 +152,11 @@ def test_the_configs_table_of_labels_goes_for_other_data_too(cli, home):
     assert ran.json["smoothed_accuracy"] == 0.0, "low is called high, as the config's table says"
 
 
+def test_data_says_where_it_looked(cli, monkeypatch):
+    monkeypatch.setenv("SOUNDCERT_DATA", "elsewhere")
+    assert cli("data").out.rstrip().endswith("Looked in elsewhere, data, ../shared/data.")
+
+
 def test_help_of_data_names_get(cli):
     ran = cli("data", "--help")
     assert ran.code == 0

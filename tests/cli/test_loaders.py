@@ -251,6 +251,27 @@ def test_dynamic_quantisation_is_found_out_and_run_row_by_row(tmp_path, cli) -> 
     assert "answer for a row changes" in ran.err
 
 
+def test_without_a_goal_a_black_box_is_attacked_as_far_as_it_goes(zoo, tmp_path, cli) -> None:
+    folder_of_tones(tmp_path / "clips")
+    model = f"{{onnx: {zoo / 'free.onnx'}, labels: [high, low]}}"
+    (tmp_path / "c.yaml").write_text(yaml_of([*FRONT, f"model: {model}"]))
+    assert cli("certify", tmp_path / "c.yaml", "--out", tmp_path / "run", "--n", 50).code == 0
+    quick = ("--limit", 1, "--restarts", 1, "--draws", 4, "--n", 60)
+    ran = cli("attack", tmp_path / "run", *quick, "--json")
+    assert ran.code == 0
+    assert "the goals flip and inside follow the model's gradient" in ran.err
+    assert ran.err.endswith("they are left out\n")
+    (row,) = [
+        json.loads(line) for line in (tmp_path / "run" / "attacks.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert row["settings"]["goals"] == ["leave", "bypass", "deployed"]
+    assert "leave" in row
+    assert "flip" not in row
+    ran = cli("attack", tmp_path / "run", *quick, "--goal", "leave", "--goal", "flip")
+    assert ran.code == 2
+    assert "use --goal leave" in ran.err
+
+
 # --- layouts and outputs ---------------------------------------------------------------------------
 
 

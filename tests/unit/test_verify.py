@@ -24,8 +24,8 @@ from soundcert.errors import ConfigError, RunError
 from soundcert.pipeline import Pipeline
 from soundcert.runs import certify_run, verify_run
 from soundcert.runs import replay as replaying
+from soundcert.runs.recomputing import recompute
 from soundcert.runs.replay import near_ties
-from soundcert.runs.verifying import recompute
 from soundcert.sampling import Task
 
 SIGMA = 0.15

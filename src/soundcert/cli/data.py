@@ -45,7 +45,7 @@ def data(*, as_json: Json = False) -> int:
             ]
         )
     else:
-        print_view(sources_view(found))
+        print_view(sources_view(found, _roots()))
     return 0
 
 
@@ -132,15 +132,20 @@ def _steps() -> Iterator[Callable[[str, int, int | None], None]]:
         yield step
 
 
+def _roots() -> list[str]:
+    """Return the folders that may hold data sets."""
+    named = os.environ.get("SOUNDCERT_DATA")
+    return [*([named] if named else []), "data", "../shared/data"]
+
+
 def _places(name: str) -> list[str]:
     if name in ("folder", "manifest"):
         return []
     from soundcert.data import DataConfig, load_items
 
-    roots = [os.environ.get("SOUNDCERT_DATA"), "data", "../shared/data"]
     places = []
-    for root in roots:
-        if root and (Path(root) / name).is_dir():
+    for root in _roots():
+        if (Path(root) / name).is_dir():
             try:
                 count = len(load_items(DataConfig(source=name, root=Path(root) / name), Path.cwd()))
                 places.append(f"{Path(root) / name} ({count} clips)")

@@ -209,8 +209,8 @@ def attack(
     limit: Limit = None,
     goal: Annotated[
         tuple[Literal["leave", "flip", "inside", "bypass", "deployed"], ...],
-        Parameter(help="What to look for; by default everything."),
-    ] = ("leave", "flip", "inside", "bypass", "deployed"),
+        Parameter(help="What to look for; by default everything that the model allows."),
+    ] = (),
     space: Annotated[
         str, Parameter(help="Where the perturbation is added: `file`, `object`, or a space above the noise.")
     ] = "file",
@@ -239,11 +239,11 @@ def attack(
 
     Example: `soundcert attack runs/kws --limit 20 --goal leave --goal bypass --wav`
     """
-    from soundcert.attack import Settings
+    from soundcert.attack import GOALS, Settings
     from soundcert.report.terminal import attack_view, print_view
     from soundcert.runs import attack_run
 
-    settings = Settings(space, goal, steps, restarts, draws, n, level, seed)
+    settings = Settings(space, goal or GOALS, steps, restarts, draws, n, level, seed)
     with (
         reading(run),
         advising(f"every finished clip is in {run}. Go on with the same command"),
@@ -251,6 +251,7 @@ def attack(
     ):
         summary = attack_run(
             run, settings, limit=limit, wav=wav, base=base, trust=trust,
+            skip=None if goal else lambda what: print(f"soundcert: {what}", file=sys.stderr),
             progress=lambda p: tick(p.done, p.total, str(p.record["clip"])),
         )  # fmt: skip
     if as_json:

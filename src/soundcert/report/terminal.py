@@ -255,7 +255,10 @@ def _found(figures: Mapping[str, Any]) -> str:
     return f"{out}; on {figures['found']} of {figures['clips']} clips"
 
 
-def sources_view(sources: Sequence[tuple[SourceInfo, Sequence[str]]]) -> RenderableType:
+def sources_view(
+    sources: Sequence[tuple[SourceInfo, Sequence[str]]], looked: Sequence[str]
+) -> RenderableType:
+    """Return the kinds of data for people. looked: the folders that were looked into."""
     parts: list[RenderableType] = []
     for info, places in sources:
         parts.append(Text(info.name, style="bold"))
@@ -269,6 +272,7 @@ def sources_view(sources: Sequence[tuple[SourceInfo, Sequence[str]]]) -> Rendera
                 ]
             )
         )
+    parts.append(Text(f"Looked in {', '.join(looked)}.", style="dim"))
     return Group(*parts)
 
 

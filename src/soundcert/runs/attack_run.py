@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from statistics import median
@@ -51,11 +52,13 @@ def attack_run(
     base: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     trust: bool = False,
+    skip: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Attack certified clips of a finished (or interrupted) run and return the summary.
 
     limit: at most so many clips, an unbiased sample by name. wav: keep the clips of a bypass in the run's
-    folder `attacks`. base: where the config's relative paths start, by default where the run was made. Raises
+    folder `attacks`. base: where the config's relative paths start, by default where the run was made. skip: is
+    told of goals that the model does not allow, and they are left out; without it they are a ConfigError. Raises
     RunError where the model or a recording is not the run's, before any attack. A clip that can no longer be
     read is recorded as failed.
     """
@@ -67,7 +70,7 @@ def attack_run(
     _no_links(run)
     held = recordings_of(run, facts, base=base)
     pipe = Pipeline.from_config(held.config, held.folder, trust=trust)
-    _check_gradients(pipe, settings)
+    settings = _possible(pipe, settings, skip)
     digest = (pipe.model.digest if pipe.model else None) or "a callable without digest"
     if digest != facts["identity"]["model"]:
         raise RunError(
@@ -111,15 +114,18 @@ def attack_run(
     return summary
 
 
-def _check_gradients(pipe: Pipeline, settings: Settings) -> None:
-    """Refuse goals that follow the model's gradient where it has none."""
+def _possible(pipe: Pipeline, settings: Settings, skip: Callable[[str], None] | None) -> Settings:
+    """Return the settings without goals that follow the model's gradient where it has none; see `attack_run`."""
     loaded = pipe.model.loaded if pipe.model else None
     goals = [goal for goal in settings.goals if goal in ("flip", "inside")]
-    if loaded is not None and not loaded.gradients and goals:
-        raise ConfigError(
-            f"the goals {' and '.join(goals)} follow the model's gradient, and {loaded.name} is a black box that has none: "
-            "use --goal leave"
-        )
+    if loaded is None or loaded.gradients or not goals:
+        return settings
+    reason = f"the goals {' and '.join(goals)} follow the model's gradient, and {loaded.name} is a black box that has none"
+    left = tuple(goal for goal in settings.goals if goal not in goals)
+    if skip is None or not left:
+        raise ConfigError(f"{reason}: use --goal leave")
+    skip(f"{reason}: they are left out")
+    return replace(settings, goals=left)
 
 
 def _certified(run: Path, limit: int | None) -> list[dict[str, Any]]:

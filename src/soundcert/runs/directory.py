@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from soundcert.errors import RunError
-from soundcert.runs.values import missing_field, sound
+from soundcert.runs.values import leaves, missing_field, sound
 
 RUN, RECORDS, LOCK = "run.json", "certificates.jsonl", ".lock"
 FORMAT = 1
@@ -26,18 +26,9 @@ MAX_JSON_BYTES = 2**28
 MAX_LINE_BYTES = 2**24
 
 
-def _changes(before: Any, now: Any, place: str = "") -> list[str]:
+def _changes(before: Any, now: Any) -> list[str]:
     """Return where two JSON values differ, as `certify.n 500 → 700`."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = dict.fromkeys([*before, *now])
-        return [c for k in keys for c in _changes(before.get(k), now.get(k), f"{place}.{k}".lstrip("."))]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return [
-            c
-            for i, (a, b) in enumerate(zip(before, now, strict=True))
-            for c in _changes(a, b, f"{place}[{i}]")
-        ]
-    return [] if before == now else [f"{place} {str(before)[:60]} → {str(now)[:60]}"]
+    return [f"{place} {str(a)[:60]} → {str(b)[:60]}" for place, a, b in leaves(before, now) if a != b]
 
 
 class RunDirectory:

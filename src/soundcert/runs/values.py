@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -93,3 +93,18 @@ def _sound_space(there: object) -> bool:
 def _radius(of: Mapping[str, Any]) -> bool:
     """Whether a radius is there: a number, or null for one without limit."""
     return "radius" in of and (of["radius"] is None or finite(of["radius"]))
+
+
+def leaves(a: Any, b: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield what stands at each place of two JSON values, as `("certify.n", 500, 700)`.
+
+    Mappings are walked key by key, with None where one has no such key; lists (or tuples) of one length item by item.
+    """
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in dict.fromkeys([*a, *b]):
+            yield from leaves(a.get(key), b.get(key), f"{place}.{key}".lstrip("."))
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        for i, (one, other) in enumerate(zip(a, b, strict=True)):
+            yield from leaves(one, other, f"{place}[{i}]")
+    else:
+        yield place, a, b
