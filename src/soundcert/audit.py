@@ -116,7 +116,10 @@ class Audit:
             "policy": self.policy,
             "medians_over_usable_clips": {k: json_number(v) for k, v in self.medians().items()},
             "cost": {"passes": self.passes, "seconds_a_pass": self.seconds_a_pass, "minutes": self.minutes},
-            "flags": [{"id": f.id, "detail": f.detail, "page": f.kind.page} for f in self.flags],
+            "flags": [
+                {"id": f.id, "detail": f.detail, "action": f.kind.action, "page": f.kind.page}
+                for f in self.flags
+            ],
             "failed": self.failed,
             "clips": [c.to_dict() for c in self.clips],
         }

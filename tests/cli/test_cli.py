@@ -759,7 +759,7 @@ def test_audit_for_people(cli, home):
     assert "2 usable, 0 not" in text
     assert "Contract: fixed-gain waveform smoothing." in text
     assert "SNR-equivalent" in text
-    assert "docs/flags/small-ceiling.md" in text
+    assert "Raise n: the ceiling is" in text
     assert "70 passes" in text
 
 

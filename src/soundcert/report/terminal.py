@@ -60,7 +60,7 @@ def flag_lines(flags: Sequence[Flag]) -> list[Text]:
         warning = flag.kind.level == "warning"
         line = Text("! " if warning else "· ", style="bold yellow" if warning else "dim")
         line.append(flag.kind.title, style="bold" if warning else "")
-        line.append(f" ({flag.detail}). See {flag.kind.page}", style="dim")
+        line.append(f" ({flag.detail}). {flag.kind.action}", style="dim")
         out.append(line)
     return out
 
