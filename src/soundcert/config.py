@@ -164,6 +164,12 @@ class TrainConfig(_Numbers):
         ge=0,
         description="weight of the copies' disagreement in the loss (arXiv 2006.04062); needs draws of 2 or more",
     )
+    adversarial: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="first move each clip so many σ against its label, by one gradient step (SmoothAdv, arXiv 1906.04584)",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="precision of the network's passes in training; validation and weights stay in fp32",

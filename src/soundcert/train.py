@@ -271,16 +271,20 @@ class _Trainer:
             partner = torch.from_numpy(rng.permutation(len(rows)))
             share = float(rng.beta(settings.mix, settings.mix)) if settings.mix else 1.0
             batch = share * batch + (1 - share) * batch[partner]
-            if settings.draws > 1:  # copy after copy: rows i, i + clips, i + 2·clips, … are of one clip
-                batch = batch.repeat(settings.draws, *[1] * (batch.dim() - 1))
-            batch = batch + level * stream.fill_(torch.empty_like(batch))
+            # Copy after copy: rows i, i + clips, i + 2·clips, … are of one clip.
+            copies = (settings.draws, *[1] * (batch.dim() - 1))
+            noise = level * stream.fill_(torch.empty_like(batch.repeat(copies)))
+            if settings.adversarial:
+                wanted = F.one_hot(targets, len(self.labels)).float()
+                wanted = share * wanted + (1 - share) * wanted[partner]
+                batch = self._moved(
+                    batch, noise, wanted, level * settings.adversarial * float(self.noise.sigma)
+                )
             self.optimiser.zero_grad()
-            seen = self._seen(batch)
+            seen = self._seen(batch.repeat(copies) + noise)
             if settings.mask:
                 seen = _masked(seen, settings.mask, rng)
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-                logits = self.net(seen)
-            logits = logits.float()
+            logits = self._logits(seen)
             first, second = (t.repeat(settings.draws) for t in (targets, targets[partner]))
             loss = share * self.loss(logits, first) + (1 - share) * self.loss(logits, second)
             if settings.consistency:
@@ -290,6 +294,30 @@ class _Trainer:
             self.schedule.step()
             total += float(loss.detach()) * len(rows)
         return total / len(order)
+
+    def _moved(self, batch: Tensor, noise: Tensor, wanted: Tensor, radius: float) -> Tensor:
+        """Return the clips, each moved by `radius` in ℓ2 where the smoothed network wants its label least.
+
+        One step of SmoothAdv (Salman et al. 2019, arXiv 1906.04584, eq. 6) along the gradient of −log of the mean
+        over noisy copies of the softmax, with the noise that the network is then trained with. batch: `(clips,
+        *shape)`; noise: `(draws · clips, *shape)`; wanted: shares of the labels, `(clips, classes)`.
+        """
+        self.net.eval()  # statistics and dropout are for what is learnt from
+        batch = batch.clone().requires_grad_()
+        draws = len(noise) // len(batch)
+        logits = self._logits(self._seen(batch.repeat(draws, *[1] * (batch.dim() - 1)) + noise))
+        smoothed = logits.softmax(1).view(draws, len(batch), -1).mean(0)
+        loss = -(wanted * smoothed.clamp_min(1e-12).log()).sum()
+        (slope,) = torch.autograd.grad(loss, batch)
+        self.net.train()
+        lengths = torch.linalg.vector_norm(slope.flatten(1), dim=1).view(-1, *[1] * (batch.dim() - 1))
+        moved: Tensor = batch + radius * slope / lengths.clamp_min(1e-30)
+        return moved.detach()
+
+    def _logits(self, seen: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            logits: Tensor = self.net(seen)
+        return logits.float()
 
     def _seen(self, batch: Tensor) -> Tensor:
         """Return what the network is given for noisy objects `(batch, *shape)`."""

@@ -114,6 +114,34 @@ def test_copies_of_a_clip_lie_apart_by_the_number_of_clips(home, monkeypatch):
             torch.testing.assert_close(other, first, rtol=1e-4, atol=1e-4)
 
 
+def test_an_adversarial_step_has_its_length_and_lowers_the_smoothed_probability(home, monkeypatch):
+    real, seen = _Trainer._moved, []
+
+    def watched(self, batch, noise, wanted, radius):
+        out = real(self, batch, noise, wanted, radius)
+        assert self.net.training
+        assert not out.requires_grad
+        lengths = torch.linalg.vector_norm((out - batch).flatten(1), dim=1)
+        torch.testing.assert_close(lengths, torch.full_like(lengths, radius))
+        self.net.eval()
+        with torch.no_grad():
+            before, after = (
+                float(
+                    (wanted.repeat(2, 1) * self._logits(self._seen(x.repeat(2, 1) + noise)).softmax(1)).sum()
+                )
+                for x in (batch, out)
+            )
+        self.net.train()
+        seen.append((before - after, radius))
+        return out
+
+    monkeypatch.setattr(_Trainer, "_moved", watched)
+    train(config(home, SETTINGS + ", draws: 2, adversarial: 0.5, warm_up: 2, mix: 0.3"), base=home)
+    falls, radii = zip(*seen, strict=True)
+    assert np.mean(falls) > 0
+    assert set(radii) == {0.5 * 0.3 / 2, 0.5 * 0.3}
+
+
 def test_weights_stored_in_half_are_half_the_size_and_read_as_what_was_kept(home):
     train(config(home, SETTINGS + ", store: fp16"), base=home)
     small = (home / "out/tones.safetensors").stat().st_size
