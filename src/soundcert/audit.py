@@ -30,7 +30,7 @@ from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.sampling import cpu_count, single_threaded
 from soundcert.stages import Clip as ClipStage
 from soundcert.stages import Fit, Quantize, Resample
-from soundcert.transport import carry
+from soundcert.transport import Transported, carry
 
 FULL_SCALE_SAMPLES = 4
 PROBE_DB = 60.0
@@ -202,13 +202,18 @@ def _audit_clip(
 ) -> ClipAudit:
     """Audit one clip. left: the sampling at the level that is left of alpha for the bounds."""
     sigma, n, seed = float(route.noise.sigma), asked.n, asked.seed
-    decide = asked.policy if isinstance(asked.policy, Decide) else None
-    ceiling = decide.radii[-1] if decide else bounds.monte_carlo_ceiling(sigma, n, left.alpha, asked.bound)
+    # What the draws allow, by which a pipeline is judged; and what `decide` asks about, which may be less.
+    most = bounds.monte_carlo_ceiling(sigma, n, left.alpha, asked.bound)
+    ceiling = asked.policy.radii[-1] if isinstance(asked.policy, Decide) else most
     norm = float(torch.linalg.vector_norm(trace[-1]))
-    try:
-        file = carry(route, trace, ceiling, "file", exact=clip.exact, pcm_step=clip.pcm_step)
-    except TransportError:
-        file = None
+
+    def in_file(radius: float) -> Transported | None:
+        try:
+            return carry(route, trace, radius, "file", exact=clip.exact, pcm_step=clip.pcm_step)
+        except TransportError:
+            return None
+
+    file = in_file(ceiling)
     best = Certificate(
         clip=clip.name, digest=clip.digest, status="abstained", candidate="", count=0, n=n, n0=asked.n0,
         alpha=asked.alpha, seed=seed, bound=asked.bound, sigma=sigma, p_lower=0.0, ceiling=ceiling, object_norm=norm,
@@ -216,14 +221,13 @@ def _audit_clip(
     )  # fmt: skip
     contract = fill_contract(best, route, trace, clip.digest, seed, draws)
     views = radius_views(best, ceiling, file) if norm > 0 else {"r_over_sigma": ceiling / sigma}
-    flags = _clip_flags(route, clip, trace, ceiling, views)
-    if ceiling < sigma and not decide:
-        flags.append(Flag("small-ceiling", f"{ceiling / sigma:.3g}σ"))
+    farthest = file if ceiling == most else in_file(most)
+    flags = _clip_flags(route, clip, trace, most, farthest.radius if farthest and norm > 0 else None)
     return ClipAudit(clip.name, clip.digest, contract, norm, ceiling, views, tuple(flags))
 
 
 def _clip_flags(
-    route: Route, clip: Clip, trace: list[Tensor], ceiling: float, views: dict[str, float]
+    route: Route, clip: Clip, trace: list[Tensor], ceiling: float, in_file: float | None
 ) -> list[Flag]:
     flags = []
     v, samples = trace[-1], trace[0]
@@ -234,7 +238,7 @@ def _clip_flags(
         if moved > ceiling:
             flags.append(
                 Flag("log-floor", f"white noise {PROBE_DB:g} dB below the clip moves the features by {moved:.3g}, "
-                     f"no certified ball is larger than {ceiling:.3g}")
+                     f"the ceiling is {ceiling:.3g}")
             )  # fmt: skip
     elif kind == "latent":
         flags.append(Flag("latent-not-waveform", f"the object has shape {route.object.shape}"))
@@ -264,13 +268,15 @@ def _clip_flags(
     elif clip.bits is not None and _at_full_scale(clip) >= FULL_SCALE_SAMPLES:
         flags.append(Flag("full-scale-clip", f"{_at_full_scale(clip)} samples"))
     rounding = 2.0**-15 * (samples.numel() / 12) ** 0.5
-    if 0 < views.get("file_radius", 0.0) < rounding:
+    if in_file is not None and 0 < in_file < rounding:
         flags.append(
             Flag(
                 "below-quantisation",
-                f"{views['file_radius']:.3g} in the file, 16-bit rounding {rounding:.3g}",
+                f"{in_file:.3g} in the file, 16-bit rounding {rounding:.3g}",
             )
         )
+    if ceiling < route.noise.sigma:
+        flags.append(Flag("small-ceiling", f"{ceiling / route.noise.sigma:.3g}σ"))
     return flags
 
 

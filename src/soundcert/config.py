@@ -397,6 +397,8 @@ def _resolve_weights(
             "`trust: true` lets a model run code that its file brings. A config alone may not decide that: if you "
             "trust whoever made the model, add --trust to the command (from Python, trust=True)"
         )
+    if "ensemble" in out:
+        out["members"] = _members(out["ensemble"], base, trust)
     weights = out.get("weights")
     if base is not None:
         if isinstance(weights, str) and not weights.startswith((BUNDLED, PACKAGE)):
@@ -410,6 +412,19 @@ def _resolve_weights(
                 out = {**out, "loader": {kind: changed}} if place is loaders else {**out, kind: changed}
         if kinds:
             out["folder"] = base
+    return out
+
+
+def _members(given: object, base: Path | None, trust: bool) -> list[list[Stage]]:
+    """Build the stages of an ensemble's members."""
+    if not isinstance(given, list | tuple) or not all(isinstance(member, list | tuple) for member in given):
+        raise ConfigError("ensemble must be a list of lists of stages, each of which ends with a model")
+    out = []
+    for number, member in enumerate(given, start=1):
+        try:
+            out.append(build_stages(member, base, trust=trust))
+        except ConfigError as error:
+            raise ConfigError(f"member {number} of the ensemble: {error}") from None
     return out
 
 

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from soundcert.errors import ConfigError, MissingDependencyError, ModelError, SoundcertError, did_you_mean
 from soundcert.models import freeze, optimise
+from soundcert.models.ensemble import Ensemble
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16"]
@@ -106,6 +107,8 @@ def prepare(network: Run, example: Tensor, engine: str = "torch", precision: str
     a network that branches on the values of its input may still be frozen on one branch.
     """
     name, bits = _check_pair(engine, precision)
+    if isinstance(network, Ensemble):
+        return _together(network, example, name, bits)
     if not isinstance(network, nn.Module):
         if (name, bits) != ("torch", "fp32"):
             raise ConfigError(
@@ -281,6 +284,18 @@ def _spread(logits: Tensor) -> float:
 
 
 # Engines
+
+
+def _together(ensemble: Ensemble, example: Tensor, engine: EngineName, precision: Precision) -> Engine:
+    """Return an ensemble whose members' networks are each on the engine; features stay in torch, like any."""
+    seen = ensemble.seen(example)
+    parts = [
+        prepare(network, y, engine, precision) for network, y in zip(ensemble.networks, seen, strict=True)
+    ]
+    modules = [part.module for part in parts if part.module is not None]
+    whole = len(modules) == len(parts)
+    module = Ensemble(list(zip(ensemble.features, modules, strict=True))) if whole else None
+    return Engine(lambda x: ensemble.mean(x, parts), engine, precision, parts[0].version, module)
 
 
 def _build(

@@ -104,8 +104,8 @@ _KINDS = (
         "log-floor",
         "warning",
         "The log floor lets features explode",
-        "a feature object leaves the largest ball that could be certified when the waveform is changed by white "
-        "noise 60 dB below the clip.",
+        "a feature object leaves the ball of its Monte-Carlo ceiling when the waveform is changed by white noise "
+        "60 dB below the clip.",
         "Quiet bands of log features move by whole nats when almost nothing is added to the samples. The floor "
         "decides how much: at 1e-10 a digital silence moves by twenty nats. A feature certificate then does "
         "not even cover white noise that nobody hears.",
@@ -115,7 +115,7 @@ _KINDS = (
         "below-quantisation",
         "warning",
         "The largest possible radius lies below 16-bit rounding",
-        "even the largest radius that a clip can get, carried to the file, is smaller than the change that storing the clip "
+        "even the Monte-Carlo ceiling, carried to the file, is smaller than the change that storing the clip "
         "with 16 bits makes (Δ√(d/12) for a uniform error).",
         "The certificate covers perturbations smaller than what saving the file does to it.",
         "Use a larger σ and a model trained for it.",

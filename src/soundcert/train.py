@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from soundcert.attack.fronts import straight_through
 from soundcert.config import Config, TrainConfig
 from soundcert.data import DataConfig, Item, load_items, without_roots
 from soundcert.errors import ConfigError, InputError
@@ -147,6 +148,9 @@ def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[l
 def _identity(config: Config, labels: Sequence[str], start: Path | None, *lists: Sequence[Item]) -> str:
     """Digest of everything that a resumed training must share with its beginning."""
     settings = without_roots(config.model_dump(mode="json", include={"data", "pipeline", "train"}))
+    for name, field in TrainConfig.model_fields.items():  # a recipe is what it says: later fields change none
+        if settings["train"] and settings["train"].get(name) == field.default:
+            del settings["train"][name]
     clips = [[[item.name, item.label] for item in items] for items in lists]
     (settings["train"] or {}).pop("start", None)  # its bytes count, not its place
     begun = blake2b(start.read_bytes(), digest_size=16).hexdigest() if start else None
@@ -296,22 +300,28 @@ class _Trainer:
         return total / len(order)
 
     def _moved(self, batch: Tensor, noise: Tensor, wanted: Tensor, radius: float) -> Tensor:
-        """Return the clips, each moved by `radius` in ℓ2 where the smoothed network wants its label least.
+        """Return the clips, each moved by `radius` in ℓ2 to where the smoothed network wants its label less.
 
         One step of SmoothAdv (Salman et al. 2019, arXiv 1906.04584, eq. 6) along the gradient of −log of the mean
-        over noisy copies of the softmax, with the noise that the network is then trained with. batch: `(clips,
-        *shape)`; noise: `(draws · clips, *shape)`; wanted: shares of the labels, `(clips, classes)`.
+        over noisy copies of the softmax, with the noise that the network is then trained with. A clip where that
+        gradient is zero stays. batch: `(clips, *shape)`; noise: `(draws · clips, *shape)`; wanted: shares of the
+        labels, `(clips, classes)`.
         """
         self.net.eval()  # statistics and dropout are for what is learnt from
         batch = batch.clone().requires_grad_()
-        draws = len(noise) // len(batch)
-        logits = self._logits(self._seen(batch.repeat(draws, *[1] * (batch.dim() - 1)) + noise))
-        smoothed = logits.softmax(1).view(draws, len(batch), -1).mean(0)
-        loss = -(wanted * smoothed.clamp_min(1e-12).log()).sum()
+        draws, last = len(noise) // len(batch), [1] * (batch.dim() - 1)
+        seen = batch.repeat(draws, *last) + noise
+        for stage in self.below:
+            seen = straight_through(stage, seen)
+        logs = self._logits(seen).log_softmax(1).view(draws, len(batch), -1)
+        loss = -(wanted * logs.logsumexp(0)).sum()
         (slope,) = torch.autograd.grad(loss, batch)
         self.net.train()
-        lengths = torch.linalg.vector_norm(slope.flatten(1), dim=1).view(-1, *[1] * (batch.dim() - 1))
-        moved: Tensor = batch + radius * slope / lengths.clamp_min(1e-30)
+        # By the largest entry first: the squares of a confident network's slopes are nothing in float32.
+        slope = slope / slope.flatten(1).abs().amax(dim=1).view(-1, *last)
+        slope = slope / torch.linalg.vector_norm(slope.flatten(1), dim=1).view(-1, *last)
+        still = ~slope.flatten(1).isfinite().all(dim=1).view(-1, *last)
+        moved: Tensor = batch + torch.where(still, 0.0, radius * slope)
         return moved.detach()
 
     def _logits(self, seen: Tensor) -> Tensor:

@@ -314,7 +314,7 @@ def test_flags_of_a_list_say_how_many_clips_and_warnings_come_first():
     levels = [flag.kind.level for flag in found.flags]
     assert levels == sorted(levels, key=("warning", "note").index)
     text = printed(found)
-    assert all(flag.kind.title in text and flag.kind.page in text for flag in found.flags)
+    assert all(flag.kind.title in text and flag.kind.action in text for flag in found.flags)
 
 
 # --- clips that cannot be used ---------------------------------------------------------------------
@@ -390,6 +390,21 @@ def test_under_decide_no_radius_beyond_what_is_asked_about_is_shown():
         assert found.views["r_over_sigma"] == pytest.approx(expected / NOISE.sigma)
         assert "small-ceiling" not in {flag.id for flag in found.flags}
         assert found.to_dict()["ceiling"] == expected
+
+
+def test_flags_judge_a_pipeline_by_what_its_draws_allow():
+    """A small radius asked about is no fault of the pipeline: advice on floors or σ would cure nothing."""
+    clip = sc.Clip.from_array((np.random.default_rng(0).normal(size=1600) * 3000).astype(np.int16), 16_000)
+    waveform = [sc.stages.RmsNormalize(target=1.0), NOISE, lambda x: x]
+    feature = [sc.stages.LogMel(n_mels=8, n_fft=256, floor=10.0), NOISE, lambda x: x]
+    for stages in (waveform, feature):
+        pipe = sc.Pipeline(stages)
+        fixed, decided = (
+            {flag.id for flag in sc.audit(pipe, [clip], n=1000, policy=policy).clips[0].flags}
+            for policy in (None, Decide(radii=(0.0, 1e-5)))
+        )
+        assert decided == fixed
+        assert not decided & {"log-floor", "below-quantisation", "small-ceiling"}
 
 
 def test_radii_above_what_lattice_noise_leaves_are_refused_clip_by_clip():

@@ -135,7 +135,7 @@ def _steps() -> Iterator[Callable[[str, int, int | None], None]]:
 def _roots() -> list[str]:
     """Return the folders that may hold data sets."""
     named = os.environ.get("SOUNDCERT_DATA")
-    return [*([named] if named else []), "data", "../shared/data"]
+    return list(dict.fromkeys([*([named] if named else []), "data", "../shared/data"]))
 
 
 def _places(name: str) -> list[str]:

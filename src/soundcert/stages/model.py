@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from soundcert.errors import ConfigError, ModelError
+from soundcert.errors import ConfigError, ModelError, SoundcertError
 from soundcert.models import build_network, bundled, check_network, load_weights
+from soundcert.models.ensemble import Ensemble
 from soundcert.models.loaders import (
     BUILT_IN,
     Adapter,
@@ -62,6 +64,9 @@ class Model(Stage):
     threshold: above which a single probability (or score) means the second label. layout: how it wants a row, as
     `batch, frames, bands`. rate: in hertz, what it was trained on. batch: rows a pass, where it takes no other.
     options: the loader's own. folder: where the config lies, for `python`.
+
+    Or an ensemble: several lists of stages, each of features (or of none) and a model, whose mean log-probability is
+    the answer. members: those stages, built.
     """
 
     weights: str | None = None
@@ -78,6 +83,7 @@ class Model(Stage):
     hf: str | None = None
     factory: str | None = None
     loader: Mapping[str, str] | None = None
+    ensemble: tuple[tuple[Any, ...], ...] | None = None
     trust: bool = False
     outputs: Outputs = "logits"
     classes: int | None = None
@@ -90,6 +96,7 @@ class Model(Stage):
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     folder: Path | None = field(default=None, repr=False, compare=False)
     loaded: Loaded | None = field(default=None, repr=False, compare=False)
+    members: Any = field(default=(), repr=False, compare=False)
 
     family = "model"
 
@@ -103,7 +110,9 @@ class Model(Stage):
             put("labels", tuple(str(label) for label in self.labels))
             if len(set(self.labels)) != len(self.labels):
                 raise ConfigError(f"model: labels must differ from each other, got {list(self.labels)}")
-        if self.source is not None:
+        if self.ensemble is not None or self.members:
+            self._join(put)
+        elif self.source is not None:
             if self.module is None:
                 self._load_foreign(put)
         elif self.module is None and self.weights is not None:
@@ -121,8 +130,8 @@ class Model(Stage):
             put("meta", loaded.meta)
         elif self.module is None and self.network is None:
             raise ConfigError(
-                "model: give weights (a safetensors file), a network to train, a module from Python, or one of "
-                f"{', '.join(BUILT_IN)}"
+                "model: give weights (a safetensors file), a network to train, a module from Python, an ensemble, or one "
+                f"of {', '.join(BUILT_IN)}"
             )
         if self.loaded is None:
             for name in FOREIGN_ONLY:
@@ -186,6 +195,54 @@ class Model(Stage):
             for name in ("layout", "batch"):
                 if getattr(self, name) is not None:
                     raise ConfigError(f"model: {kind} needs no {name}")
+
+    def _join(self, put: Callable[[str, object], None]) -> None:
+        """Make one module of the members."""
+        if self.weights is not None or self.network is not None or self.source is not None:
+            raise ConfigError("model: an ensemble has its weights in its members")
+        if len(self.members) < 2:
+            raise ConfigError(
+                "model: an ensemble needs two members or more, each a list of stages that ends with a model"
+            )
+        for number, (*features, model) in enumerate(self.members, start=1):
+            where = f"model: member {number} of the ensemble"
+            if not isinstance(model, Model) or model.start is not None or model.stop is not None:
+                raise ConfigError(f"{where} must end with a whole model")
+            if not isinstance(model.module, nn.Module) or model.runtime is not None:
+                raise ConfigError(f"{where} must be a torch network, got {model.describe()}")
+            for stage in features:
+                if stage.family != "feature":
+                    raise ConfigError(
+                        f"{where} has {stage.name}, which changes what is certified: put it above the ensemble, where the "
+                        "contract names it"
+                    )
+            if model.labels != self.members[0][-1].labels:
+                raise ConfigError(f"{where} has other labels than the first, or in another order")
+        put("module", Ensemble([(features, model.module) for *features, model in self.members]))
+        put("labels", self.labels or self.members[0][-1].labels)
+        digest = blake2b(digest_size=16)
+        for *features, model in self.members:
+            digest.update(f"{[stage.describe() for stage in features]}|{model.digest}\n".encode())
+        put("digest", f"ensemble:{digest.hexdigest()}")
+
+    def bind(self, before: Space) -> Self:
+        """Members' features are made ready for `before`, too."""
+        bound = []
+        for number, member in enumerate(self.members, start=1):
+            space, ready = before, []
+            for stage in member:
+                try:
+                    ready.append(stage.bind(space))
+                    space = ready[-1].space(space)
+                except SoundcertError as error:
+                    raise type(error)(f"member {number} of the ensemble: {error}") from None
+            bound.append(tuple(ready))
+        same = all(
+            a is b
+            for ready, member in zip(bound, self.members, strict=True)
+            for a, b in zip(ready, member, strict=True)
+        )
+        return self if same else replace(self, members=tuple(bound), module=None)
 
     def adapter(self) -> Adapter | None:
         """Return what stands between the pipeline and a foreign model; None for soundcert's own."""
@@ -268,19 +325,29 @@ class Model(Stage):
         return Space("logits", "logits", tuple(out.shape[1:]), None, "logit")
 
     def describe(self) -> str:
+        return f"model({self.described})"
+
+    @property
+    def described(self) -> str:
+        """What stands between the brackets of `describe`."""
         part = (
             ""
             if self.start is None and self.stop is None
             else f", layers {self.start or 0}…{self.stop or 'end'}"
         )
         what = self.network or type(self.module).__name__
+        if self.members:
+            what = "ensemble of " + " and ".join(
+                f"{model.described}{''.join(f' on {stage.describe()}' for stage in reversed(features))}"
+                for *features, model in self.members
+            )
         if self.loaded is not None and self.source is not None:
             what = f"{self.source[0]} {self.loaded.name}" + (
                 f", {self.loaded.note}" if self.loaded.note else ""
             )
             if self.outputs != "logits":
                 what += f", {self.outputs}" + ("" if self.threshold is None else f" above {self.threshold:g}")
-        return f"model({what}{part})"
+        return what + part
 
     def words(self) -> str:
         return "the model" if not self.partial else "the first part of the model"

@@ -2,13 +2,15 @@
 
 A cell is a data set, a pipeline, a model and a value for every blank of the pipeline. It has one *fit* for each
 split of its data: one, or as many as there are folds. A fit is one training, one look at validation clips where
-its block chooses, and one run on testing clips; it has a folder of its own.
+its block chooses, and one run on testing clips; it has a folder of its own. An ensemble's cell trains nothing: it
+joins the networks of other cells.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from soundcert.errors import ConfigError
 from soundcert.stages import FEATURE_STAGES
 from soundcert.study.config import Block, Scalar, StudyConfig, StudyData
 
+#: A fit's weights, in its folder.
+WEIGHTS = "model.safetensors"
 _BLANK = re.compile(r"\$([a-z_]+)")
 #: Level of the estimates on validation clips: as often too large as too small.
 ESTIMATE_ALPHA = 0.5
@@ -79,8 +83,13 @@ class Fit:
         return f"{self.cell.name}/{self.split.name}" if self.split.name else self.cell.name
 
     @property
+    def trains(self) -> bool:
+        """Whether it has weights of its own; those of an ensemble are its members'."""
+        return self.config.train is not None
+
+    @property
     def weights(self) -> Path:
-        return self.folder / "model.safetensors"
+        return self.folder / WEIGHTS
 
     def testing(self) -> Config:
         return self.config
@@ -103,9 +112,7 @@ def cells_of(study: StudyConfig) -> list[Cell]:
     for block in study.grid:
         for data, pipeline, model in itertools.product(block.data, block.pipeline, block.model):
             for chosen in itertools.product(*block.vary.values()):
-                values = dict(
-                    zip(block.vary, (float(v) if isinstance(v, int) else v for v in chosen), strict=True)
-                )
+                values = dict(zip(block.vary, map(_number, chosen), strict=True))
                 cell = Cell(block, data, pipeline, model, values)
                 if "sigma" not in values:
                     raise ConfigError(f"study: block {block.name!r} varies no `sigma`: add it under `vary`")
@@ -125,33 +132,84 @@ def fits_of(study: StudyConfig, cell: Cell, base: Path, out: Path) -> list[Fit]:
     start = {"start": str((base / recipe["start"]).resolve())} if recipe.get("start") else {}
     fits = []
     for split in splits_of(data, base, cell.block):
-        folder = out / "cells" / cell.name / split.name
-        stages = [
-            *fill(_with_features(study, cell), {**data.values, **cell.values}, cell),
-            {
-                "model": {
-                    "network": model.network,
-                    "options": dict(model.options),
-                    "weights": "model.safetensors",
-                }
-            },
-        ]
+        folder = fit_folder(out, cell, split.name)
+        stages = _stages(study, cell, split, out)
         settings = {**study.certify, **cell.block.certify}
         certify = validate(CertifyConfig, settings, f"study: certify of block {cell.block.name!r}")
         if cell.block.decide is not None:
             certify = _deciding(certify, study, cell, stages, settings)
-        train = validate(
-            TrainConfig,
-            {**recipe, "clips": split.training, "validation": split.validation,
-             "extra": [_based(d, base) for d in data.extra], **start},
-            f"study: train of {cell.name}",
-        )  # fmt: skip
+        train = None
+        if not model.members:
+            train = validate(
+                TrainConfig,
+                {**recipe, "clips": split.training, "validation": split.validation,
+                 "extra": [_based(d, base) for d in data.extra], **start},
+                f"study: train of {cell.name}",
+            )  # fmt: skip
         fits.append(
             Fit(
                 cell, split, folder, Config(data=split.testing, pipeline=stages, certify=certify, train=train)
             )
         )
     return fits
+
+
+def fit_folder(out: Path, cell: Cell, split: str) -> Path:
+    """Return the folder of a cell's fit. split: its name."""
+    return out / "cells" / cell.name / split
+
+
+def members_of(study: StudyConfig, cell: Cell) -> list[Cell]:
+    """Return the cells whose networks an ensemble's cell joins; none for another. ConfigError where one is missing."""
+    grid = {c.name: c for c in cells_of(study)} if study.models[cell.model].members else {}
+    found = []
+    for member in study.models[cell.model].members:
+        values = {**cell.values, **{k: _number(v) for k, v in member.values.items()}}
+        name = Cell(cell.block, cell.data, cell.pipeline, member.model, values).name
+        if name not in grid:
+            raise ConfigError(
+                f"study: the ensemble {cell.name} needs the cell {name}, which the grid has not: add it, or correct what "
+                "the member sets"
+            )
+        found.append(grid[name])
+    return found
+
+
+def _stages(study: StudyConfig, cell: Cell, split: Split, out: Path) -> list[Any]:
+    """Return the pipeline of a fit, its model included."""
+    model = study.models[cell.model]
+    if not model.members:
+        own = {"network": model.network, "options": dict(model.options), "weights": WEIGHTS}
+        return [*_filled(study, cell), {"model": own}]
+    cells = members_of(study, cell)
+    pipes = [_filled(study, c) for c in cells]
+    noise = next((i for i, s in enumerate(pipes[0]) if "noise" in _name(s)), len(pipes[0]))
+    cut = next((i for i, s in enumerate(pipes[0]) if i > noise and _name(s) in FEATURE_STAGES), len(pipes[0]))
+    for member, pipe in zip(cells, pipes, strict=True):
+        if pipe[:cut] != pipes[0][:cut]:
+            raise ConfigError(
+                f"study: the ensemble {cell.name} needs one pipeline down to the features below the noise, and that of "
+                f"{member.name} differs from that of {cells[0].name}"
+            )
+    folder = fit_folder(out, cell, split.name)
+    weights = [os.path.relpath(fit_folder(out, c, split.name) / WEIGHTS, folder) for c in cells]
+    joined = [[*pipe[cut:], {"model": {"weights": w}}] for pipe, w in zip(pipes, weights, strict=True)]
+    return [*pipes[0][:cut], {"model": {"ensemble": joined}}]
+
+
+def _filled(study: StudyConfig, cell: Cell) -> list[Any]:
+    """Return a cell's pipeline without its model, its blanks filled."""
+    values = {**study.data[cell.data].values, **cell.values}
+    stages: list[Any] = fill(_with_features(study, cell), values, cell)
+    return stages
+
+
+def _name(stage: object) -> str:
+    return str(next(iter(stage)) if isinstance(stage, Mapping) else stage)
+
+
+def _number(value: Scalar) -> Scalar:
+    return float(value) if isinstance(value, int) else value
 
 
 def _with_features(study: StudyConfig, cell: Cell) -> list[Any]:

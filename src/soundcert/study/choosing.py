@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soundcert.runs import open_run
-from soundcert.study.cells import Cell
+from soundcert.study.cells import Cell, fit_folder
 from soundcert.study.config import StudyConfig
 
 
@@ -90,8 +90,3 @@ def chosen_folders(study: StudyConfig, cells: Iterable[Cell], out: Path) -> set[
 def split_names(study: StudyConfig, data: str) -> list[str]:
     """Return the names of a data set's splits, as `cells.splits_of` gives them."""
     return [f"fold-{fold}" for fold in study.data[data].folds] or [""]
-
-
-def fit_folder(out: Path, cell: Cell, split: str) -> Path:
-    """Return the folder of a cell's fit. split: its name, as `split_names` gives it."""
-    return out / "cells" / cell.name / split

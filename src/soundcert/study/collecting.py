@@ -42,7 +42,12 @@ def collect(study: StudyConfig, base: Path, out: Path) -> dict[str, Any]:
         "data": {
             name: {"title": d.title, "note": d.note, "folds": list(d.folds)} for name, d in study.data.items()
         },
-        "models": {name: {"network": m.network, "options": m.options} for name, m in study.models.items()},
+        "models": {
+            name: {"members": [member.model for member in m.members]}
+            if m.members
+            else {"network": m.network, "options": m.options}
+            for name, m in study.models.items()
+        },
         "published": study.published.model_dump() if study.published else None,
         "cells": [_cell(study, cell, fits[cell.name]) for cell in cells],
         "choices": [_choice(c) for c in picked],

@@ -44,15 +44,37 @@ class StudyData(_Part):
     note: str = Field("", description="what must be said wherever a figure stands, such as the classes")
 
 
-class StudyModel(_Part):
-    """A model: a reference network with its options, and what its training does differently."""
+class Member(_Part):
+    """One of an ensemble: the model of a cell of the grid that is like the ensemble's own."""
 
-    network: str = Field(description="a reference network")
+    model: str = Field(description="the member's name among the models")
+    values: dict[str, Scalar] = Field({}, alias="set", description="its values for the pipelines' blanks")
+
+
+class StudyModel(_Part):
+    """A model: a reference network with its options and what its training does differently, or an ensemble of such."""
+
+    network: str | None = Field(None, description="a reference network")
+    members: tuple[Member, ...] = Field(
+        (),
+        description="or an ensemble: networks that other cells train with the same σ, which answer together",
+    )
     options: dict[str, int | float] = Field({}, description="the network's options")
     features: dict[str, dict[str, Any]] = Field(
         {}, description="the feature stage that the model asks for, in place of the pipelines' own"
     )
     train: dict[str, Any] = Field({}, description="fields of the recipe that differ from the data set's")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> StudyModel:
+        if self.members:
+            if self.network is not None or self.options or self.features or self.train:
+                raise ValueError("an ensemble has nothing of its own beside its members")
+            if len(self.members) < 2:
+                raise ValueError("an ensemble needs two members or more")
+        elif self.network is None:
+            raise ValueError("name a network, or the members of an ensemble")
+        return self
 
     @model_validator(mode="after")
     def _one_stage(self) -> StudyModel:
@@ -144,6 +166,12 @@ class StudyConfig(_Part):
                         raise ConfigError(
                             f"study: block {block.name!r} names the {kind} {name!r}, which the study has not"
                         )
+        for name, model in self.models.items():
+            for member in model.members:
+                if member.model not in self.models or self.models[member.model].members:
+                    raise ConfigError(
+                        f"study: the ensemble {name!r} names {member.model!r}, which is no network of the study's models"
+                    )
         blocks = [block.name for block in self.grid]
         if len(set(blocks)) < len(blocks):
             raise ConfigError("study: two blocks of the grid have one name")

@@ -21,7 +21,7 @@ from soundcert.errors import ConfigError, InputError
 from soundcert.pipeline import Pipeline
 from soundcert.policies import rules
 from soundcert.stages import Model
-from soundcert.study.cells import Fit, fits_of
+from soundcert.study.cells import Fit, fits_of, members_of
 from soundcert.study.config import StudyConfig
 from soundcert.study.running import chosen_cells, finished
 
@@ -57,22 +57,24 @@ def plan(study: StudyConfig, base: Path, out: Path, only: Sequence[str] = ()) ->
     # All cells are read before the first is measured: a mistake in the last costs no time.
     everything = [(cell, fits_of(study, cell, base, out)) for cell in chosen_cells(study, only)]
     for cell, fits in everything:
-        untrained = [f for f in fits if not (f.folder / "train.json").exists()]
+        untrained = [f for f in fits if f.trains and not (f.folder / "train.json").exists()]
         untested = [f for f in fits if not finished(f)]
         clips = tests = validating = 0
         for fit in untrained:
             clips += _training_clips(fit)
         for fit in untested:
-            assert fit.config.data is not None and fit.config.train is not None
-            tests += len(load_items(fit.config.data, base))
+            tests += len(load_items(fit.split.testing, base))
             looked = (fit.folder / "validation" / "report.json").exists()
-            if cell.block.choose is not None and not looked and fit.config.train.validation is not None:
-                validating += len(load_items(fit.config.train.validation, base))
+            if cell.block.choose is not None and not looked:
+                validating += len(load_items(fit.split.validation, base))
         step, one = 0.0, 0.0
         if untrained or untested:
             shape = f"{cell.data} {cell.pipeline} {cell.model}"
             if shape not in known:
-                known[shape] = measure(fits[0])
+                # An ensemble's pass is one of each of its members.
+                parts = [fits_of(study, c, base, out)[0] for c in members_of(study, cell)] or fits[:1]
+                steps, passes = zip(*(measure(part) for part in parts), strict=True)
+                known[shape] = (sum(steps), sum(passes))
             step, one = known[shape]
         settings = fits[0].config.certify
         draws = expected_draws(settings, cell.sigma)

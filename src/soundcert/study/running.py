@@ -55,7 +55,8 @@ def run_study(
     for fit in everything:
         _prepare(fit)
     with _workers(jobs) as submit:
-        _all([submit(train_fit, fit) for fit in everything], tell)
+        for part in ([f for f in everything if f.trains], [f for f in everything if not f.trains]):
+            _all([submit(train_fit, fit) for fit in part], tell)
     # Among all cells that were looked at, in whatever call: a part of the grid must not choose by itself.
     wanted = chosen_folders(study, cells_of(study), out)
     testing = [fit for fit in everything if fit.cell.block.test == "all" or fit.folder in wanted]
@@ -73,9 +74,9 @@ def chosen_cells(study: StudyConfig, only: Sequence[str] = ()) -> list[Cell]:
 
 
 def train_fit(fit: Fit) -> str:
-    """Train a fit and look at its validation clips; return what was done, in a line."""
+    """Train a fit, if it is no ensemble, and look at its validation clips; return what was done, in a line."""
     done = []
-    if not (fit.folder / "train.json").exists():
+    if fit.trains and not (fit.folder / "train.json").exists():
         training = fit.weights.with_suffix(".training")
         # Weights without their record: killed between the two; the training folder holds all that is needed.
         if fit.weights.exists() and training.exists():

@@ -188,7 +188,9 @@ def _validation(results: Results, data: str) -> Table | None:
         (
             c["pipeline"],
             varied(c),
-            f"{100 * c['training']['validation_accuracy_under_noise']:.1f} %",
+            f"{100 * c['training']['validation_accuracy_under_noise']:.1f} %"
+            if c["training"]["trained_fits"]
+            else "–",
             *(f"{100 * share:.1f} %" for share in c["validation_share_at_target"].values()),
         )
         for c in cells
@@ -207,14 +209,15 @@ def _cost(results: Results) -> Table:
     rows = []
     for c in results["cells"]:
         training, t = c["training"], c.get("testing")
-        if not training.get("trained_fits"):
+        trained = training["trained_fits"]
+        if not trained and not t:
             continue
         rows.append(
             (
                 c["name"],
-                str(training["trained_fits"]),
-                f"{sum(training['epochs'])}",
-                duration(training["seconds"]),
+                str(trained),
+                f"{sum(training['epochs'])}" if trained else "–",
+                duration(training["seconds"]) if trained else "–",
                 f"{t['passes']:,}" if t else "–",
                 duration(t["wall_seconds"]) if t else "–",
             )
