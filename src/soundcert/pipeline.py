@@ -7,6 +7,7 @@ differ in rate, channels and length; files of one space share a route.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,20 +233,21 @@ class Pipeline:
 
     def to_specs(self) -> list[dict[str, Any]]:
         """Return the YAML's list for this pipeline (a module given from Python appears by its name)."""
-        import dataclasses
-
-        out = []
-        for stage in self.stages:
-            fields = {
-                f.name: getattr(stage, f.name)
-                for f in dataclasses.fields(stage)  # type: ignore[arg-type]
-                if f.repr and getattr(stage, f.name) != f.default
-            }
-            out.append({stage.name: {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}})
-        return out
+        return [_spec(stage) for stage in self.stages]
 
     def __repr__(self) -> str:
         return f"Pipeline([{', '.join(self.describe())}])"
+
+
+def _spec(stage: Stage) -> dict[str, Any]:
+    fields = {
+        f.name: getattr(stage, f.name)
+        for f in dataclasses.fields(stage)  # type: ignore[arg-type]
+        if f.repr and getattr(stage, f.name) != f.default
+    }
+    if isinstance(stage, Model) and stage.members:
+        fields["ensemble"] = [[_spec(part) for part in member] for member in stage.members]
+    return {stage.name: {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
 
 
 def _check_windows(stages: Sequence[Stage], noise: int) -> None:

@@ -53,7 +53,7 @@ def clip(
 
 def printed(audit: Audit) -> str:
     out = io.StringIO()
-    Console(file=out, width=200).print(audit_view(audit))
+    Console(file=out, width=400).print(audit_view(audit))
     return out.getvalue()
 
 
@@ -396,7 +396,7 @@ def test_flags_judge_a_pipeline_by_what_its_draws_allow():
     """A small radius asked about is no fault of the pipeline: advice on floors or σ would cure nothing."""
     clip = sc.Clip.from_array((np.random.default_rng(0).normal(size=1600) * 3000).astype(np.int16), 16_000)
     waveform = [sc.stages.RmsNormalize(target=1.0), NOISE, lambda x: x]
-    feature = [sc.stages.LogMel(n_mels=8, n_fft=256, floor=10.0), NOISE, lambda x: x]
+    feature = [sc.stages.LogMel(n_mels=8, n_fft=256, floor=10.0), NOISE, lambda x: x.flatten(1)]
     for stages in (waveform, feature):
         pipe = sc.Pipeline(stages)
         fixed, decided = (

@@ -24,8 +24,10 @@ import soundcert as sc
 from helpers import HIGH, LOW, RATE, write
 from soundcert.bounds import certified_radius
 from soundcert.cli import run as command_line
-from soundcert.config import CertifyConfig
+from soundcert.config import CertifyConfig, load_config
+from soundcert.data import load_items
 from soundcert.errors import ConfigError
+from soundcert.pipeline import Pipeline
 from soundcert.study import collect, load_study, plan, run_study
 from soundcert.study.cells import cells_of, fits_of, target_radius
 from soundcert.study.choosing import best_cells, choices
@@ -477,6 +479,86 @@ def test_a_model_may_bring_its_features_and_the_weights_that_it_begins_with(tmp_
             assert fit.config.train.start is None
 
 
+ENSEMBLE = {
+    "tiny": {"network": "ds_cnn", "options": {"width": 8, "blocks": 2}},
+    "other": {"network": "ds_cnn", "options": {"width": 8, "blocks": 1}, "features": {"mfcc": {"n_mfcc": 8, "n_fft": 256, "floor": "$floor"}}},
+    "both": {"members": [{"model": "tiny"}, {"model": "other", "set": {"floor": 2}}]},
+}  # fmt: skip
+
+
+def ensemble_study(**changes: Any) -> dict[str, Any]:
+    ask = {"decide": {"targets": True}, "choose": 20, "test": "chosen"}
+    grid = [
+        {"name": "joined", "data": ["splits", "folds"], "pipeline": ["clip"], "model": ["both"], "vary": {"sigma": [0.3]},
+         "decide": {"targets": True}, "choose": 20},
+        {"name": "tiny", "data": ["splits", "folds"], "pipeline": ["clip"], "model": ["tiny"], "vary": {"sigma": [0.3]}, **ask},
+        {"name": "other", "data": ["splits", "folds"], "pipeline": ["clip"], "model": ["other"],
+         "vary": {"sigma": [0.3], "floor": [2.0]}, **ask},
+    ]  # fmt: skip
+    return study_values(models=ENSEMBLE, grid=grid, **changes)
+
+
+def test_an_ensemble_joins_what_other_cells_train(clips: Path, tmp_path: Path) -> None:
+    shutil.copytree(clips, tmp_path, dirs_exist_ok=True)
+    file = str(save(tmp_path, ensemble_study()))
+    command = ["study", file, "--out", str(tmp_path / "out")]
+    assert command_line([*command, "--plan"]) == 0
+    assert command_line([*command, "--only", "tiny", "--only", "other"]) == 1, "the ensemble is not finished"
+    assert command_line(command) == 0
+    results = results_of(tmp_path)
+    assert results["unfinished"] == []
+    assert results["models"]["both"] == {"members": ["tiny", "other"]}
+    by_name = {c["name"]: c for c in results["cells"]}
+    for data in ("splits", "folds"):
+        cell = by_name[f"{data}-clip-both-sigma-0.3"]
+        assert cell["training"] == {"trained_fits": 0}
+        said = cell["testing"]["contract"]["model"]
+        assert said.startswith("model(ensemble of ds_cnn on log_mel(n_mels=12,")
+        assert "ds_cnn on mfcc(n_mfcc=8" in said
+        assert cell["testing"]["contract"]["post_noise"], "what changes the object stands in the contract"
+    # The same clips as the members', fold by fold; and a config that can be run by hand, where the study was moved.
+    moved = tmp_path / "moved"
+    (tmp_path / "out" / "cells").rename(moved)
+    for fold in ("fold-1", "fold-2", "fold-3"):
+        folder = moved / "folds-clip-both-sigma-0.3" / fold
+        named = {line["clip"] for line in lines_of(folder / "run")}
+        assert named == {item.name for item in load_items(load_config(folder / "config.yaml").data, folder)}
+        pipe = Pipeline.from_config(load_config(folder / "config.yaml"), folder)
+        digest = json.loads((folder / "run" / "run.json").read_text())["identity"]["model"]
+        assert pipe.model is not None
+        assert pipe.model.digest == digest
+    page = (tmp_path / "out/results/README.md").read_text(encoding="utf-8")
+    assert "| clip | σ = 0.3 (both) | – |" in page
+
+
+def test_an_ensemble_without_its_members_is_one_line(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(save(clips, ensemble_study()))
+    assert command_line(["study", file, "--out", str(tmp_path / "out"), "--only", "joined"]) == 2
+    error = capsys.readouterr().err
+    assert "no weights at" in error
+    assert error.count("\n") == 1
+    values = ensemble_study()
+    values["grid"][2]["vary"]["floor"] = [1.0]
+    assert command_line(["study", str(save(clips, values)), "--out", str(tmp_path / "out"), "--plan"]) == 2
+    assert "needs the cell splits-clip-other-sigma-0.3-floor-2" in capsys.readouterr().err
+
+
+def test_an_ensembles_members_share_what_is_above_their_features(tmp_path: Path) -> None:
+    values = ensemble_study()
+    values["pipelines"]["clip"][5] = {"clip": {"low": "$low"}}
+    values["grid"][0]["vary"]["low"] = values["grid"][1]["vary"]["low"] = [-1.0]
+    values["grid"][2]["vary"] = {"sigma": [0.3], "low": [-1.0, -2.0], "floor": [2.0]}
+    study = load_study(save(tmp_path, values))
+    assert all(fits_of(study, cell, tmp_path, tmp_path / "out") for cell in cells_of(study))
+    values["models"] = {**ENSEMBLE, "both": {"members": [
+        {"model": "tiny"}, {"model": "other", "set": {"floor": 2, "low": -2}}]}}  # fmt: skip
+    study = load_study(save(tmp_path, values))
+    with pytest.raises(ConfigError, match="one pipeline down to the features"):
+        fits_of(study, cells_of(study)[0], tmp_path, tmp_path / "out")
+
+
 def test_expected_draws() -> None:
     assert expected_draws(CertifyConfig(n0=100, n=5000), 1.0) == 5100
     settings = CertifyConfig.model_validate({"n0": 100, "n": 5000, "decide": {"radii": [0.0]}})
@@ -526,6 +608,10 @@ def _replaced(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
         (_replaced(("models", "tiny", "features"), {"mfcc": {}, "log_mel": {}}), "one stage"),
         (_replaced(("models", "tiny", "start"), "begun.safetensors"), "models.tiny.start"),
         (_replaced(("models", "tiny", "features"), {"log_mel": {"n_mel": 8}}), "n_mels"),
+        (_replaced(("models", "tiny"), {}), "name a network"),
+        (_replaced(("models", "two"), {"members": [{"model": "tiny"}]}), "two members"),
+        (_replaced(("models", "two"), {"members": [{"model": "tiny"}, {"model": "tinny"}]}), "'tinny'"),
+        (_replaced(("models", "two"), {"network": "ds_cnn", "members": [{"model": "tiny"}] * 2}), "nothing of its own"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(

@@ -1,0 +1,177 @@
+"""Ensembles: the mean of the members' log-probabilities, whatever runs them; and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import soundcert as sc
+from helpers import FRONT, NOISE, RATE, tone, yaml_of
+from soundcert.classifier import BaseClassifier
+from soundcert.config import load_config
+from soundcert.errors import ConfigError, ModelError, SoundcertError
+from soundcert.models import build_network, save_weights
+from soundcert.models.ensemble import Ensemble
+from soundcert.stages import FeatureStandardize, LogMel, Model, RmsNormalize
+
+LABELS = ("high", "low")
+SIZE = {"blocks": 1, "width": 8}
+NARROW, WIDE = "log_mel: {n_mels: 8, n_fft: 256, floor: 1.0}", "log_mel: {n_mels: 12, n_fft: 512, floor: 0.1}"
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    """Two untrained networks, a.safetensors and b.safetensors, and a third whose labels stand the other way round."""
+    for seed, (name, labels) in enumerate({"a": LABELS, "b": LABELS, "c": LABELS[::-1]}.items()):
+        torch.manual_seed(seed)
+        net = build_network("ds_cnn", 2, SIZE).eval()
+        save_weights(tmp_path / f"{name}.safetensors", net, network="ds_cnn", labels=labels, options=SIZE)
+    return tmp_path
+
+
+def member(features: str, weights: str) -> str:
+    return f"[{{{features}}}, {{model: {{weights: {weights}.safetensors}}}}]"
+
+
+def written(zoo: Path, *members: str, more: str = "") -> Path:
+    text = yaml_of([*FRONT, NOISE, f"model: {{ensemble: [{', '.join(members)}]{more}}}"], data=None)
+    (zoo / "c.yaml").write_text(text)
+    return zoo / "c.yaml"
+
+
+def clip() -> sc.Clip:
+    return sc.Clip.from_array(tone(500.0, 0), RATE, name="tone")
+
+
+def test_the_answer_is_the_mean_of_the_members_log_probabilities(zoo):
+    pipe = sc.Pipeline.from_yaml(written(zoo, member(NARROW, "a"), member(WIDE, "b")))
+    assert pipe.labels == LABELS
+    route = pipe.route(clip().space)
+    x = torch.randn(5, *route.object.shape, generator=torch.Generator().manual_seed(0))
+    nets = [Model(weights=str(zoo / f"{n}.safetensors")).module for n in "ab"]
+    features = [LogMel(n_mels=8, n_fft=256, floor=1.0), LogMel(n_mels=12, n_fft=512, floor=0.1)]
+    with torch.inference_mode():
+        parts = [net(f(x)).softmax(1) for net, f in zip(nets, features, strict=True)]
+        expected = ((parts[0] * parts[1]) ** 0.5).log()
+        torch.testing.assert_close(route.base[-1](x), expected, rtol=1e-5, atol=1e-5)
+        assert not torch.equal(parts[0].argmax(1), parts[1].argmax(1)) or not torch.allclose(*parts)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_members_run_on_any_engine(zoo, engine):
+    if engine != "torch":
+        pytest.importorskip(engine, reason=f"{engine} is not installed")
+    pipe = sc.Pipeline.from_yaml(written(zoo, member(NARROW, "a"), member(WIDE, "b")))
+    route = pipe.route(clip().space)
+    base = BaseClassifier(route, engine=engine)
+    x = torch.randn(5, *route.object.shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(base(x), route.base[-1](x), rtol=1e-3, atol=1e-3)
+    assert base.engine.engine == engine
+    assert base.optimised is (engine == "torch")
+
+
+def test_an_ensemble_certifies_and_says_what_it_is(zoo):
+    pipe = sc.Pipeline.from_yaml(written(zoo, member(NARROW, "a"), member(WIDE, "b")))
+    certificate = sc.certify(pipe, clip(), n0=10, n=60)
+    said = certificate.contract.to_dict()["model"]
+    assert said.startswith("model(ensemble of ds_cnn on log_mel(n_mels=8,")
+    assert " and ds_cnn on log_mel(n_mels=12, floor=0.1)" in said
+    again = sc.Pipeline.from_specs(pipe.to_specs())
+    assert again.model.digest == pipe.model.digest
+    assert again.describe() == pipe.describe()
+
+
+def test_the_digest_is_of_every_part(zoo):
+    def digest(*members: str) -> str:
+        return str(sc.Pipeline.from_yaml(written(zoo, *members)).model.digest)
+
+    first = digest(member(NARROW, "a"), member(WIDE, "b"))
+    others = [
+        digest(member(NARROW, "b"), member(WIDE, "a")),
+        digest(member(WIDE, "b"), member(NARROW, "a")),
+        digest(member(NARROW, "a"), member(NARROW, "b")),
+        digest(member(NARROW, "a"), member(WIDE, "b"), member(WIDE, "b")),
+    ]
+    assert len({first, *others}) == 5
+
+
+def test_gradients_go_through_every_member(zoo):
+    pipe = sc.Pipeline.from_yaml(written(zoo, member(NARROW, "a"), member(WIDE, "b")))
+    route = pipe.route(clip().space)
+    x = torch.randn(2, *route.object.shape).requires_grad_()
+    (slope,) = torch.autograd.grad(route.run(x)[:, 0].sum(), x)
+    assert bool(slope.abs().sum() > 0)
+
+
+def test_a_changed_member_is_prepared_anew(zoo):
+    """As any network: one may be trained between two calls."""
+    pipe = sc.Pipeline.from_yaml(written(zoo, member(NARROW, "a"), member(WIDE, "b")))
+    first = sc.certify(pipe, clip(), n0=10, n=60)
+    with torch.no_grad():
+        for network in pipe.model.module.networks:
+            last = [part for part in network.modules() if isinstance(part, nn.Linear)][-1]
+            last.bias.copy_(torch.tensor([0.0, 50.0] if first.candidate == "high" else [50.0, 0.0]))
+    assert sc.certify(pipe, clip(), n0=10, n=60).candidate != first.candidate
+
+
+def test_a_member_in_training_mode_is_refused(zoo):
+    pipe = sc.Pipeline.from_yaml(written(zoo, member(NARROW, "a"), member(WIDE, "b")))
+    pipe.model.module.networks[1].train()
+    with pytest.raises(ModelError, match="training mode"):
+        sc.certify(pipe, clip(), n0=10, n=60)
+
+
+def test_members_may_be_made_in_python():
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x.flatten(1).sum(1), -x.flatten(1).sum(1)], dim=1)
+
+    one = Model(module=Sum().eval(), labels=LABELS)
+    features = FeatureStandardize(mean=1.0, std=2.0)
+    both = Model(members=((LogMel(n_mels=4, n_fft=64), features, one), (one,)))
+    pipe = sc.Pipeline([RmsNormalize(target=1.0), sc.stages.GaussianNoise(0.1), both])
+    assert sc.certify(pipe, sc.Clip.from_array(np.arange(100, dtype=np.int16), RATE), n0=5, n=30).n == 30
+    assert isinstance(both.module, Ensemble)
+
+
+@pytest.mark.parametrize(
+    ("members", "more", "message"),
+    [
+        ((member(NARROW, "a"),), "", "two members or more"),
+        ((member(NARROW, "a"), "[{model: {network: ds_cnn}}]"), "", "member 2 of the ensemble must be a torch network"),
+        ((member(NARROW, "a"), "[{log_mel: {n_mels: 8}}]"), "", "member 2 of the ensemble must end with a whole model"),
+        ((member(NARROW, "a"), member("clip: {}", "b")), "", "changes what is certified: put it above"),
+        ((member(NARROW, "a"), member("gaussian_noise: {sigma: 1}", "b")), "", "changes what is certified"),
+        ((member(NARROW, "a"), member(WIDE, "c")), "", "other labels than the first"),
+        ((member(NARROW, "a"), member("log_mle: {}", "b")), "", "member 2 of the ensemble.*log_mel"),
+        ((member(NARROW, "a"), member(WIDE, "missing")), "", "missing.safetensors"),
+        ((member(NARROW, "a"), member(WIDE, "b")), ", weights: a.safetensors", "its weights in its members"),
+        ((member(NARROW, "a"), member(WIDE, "b")), ", network: ds_cnn", "its weights in its members"),
+        ((member(NARROW, "a"), member(WIDE, "b")), ", classes: 2", "classes goes with"),
+        (("a", "b"), "", "list of lists"),
+    ],
+)  # fmt: skip
+def test_what_is_no_ensemble_is_one_line(zoo, members, more, message):
+    with pytest.raises(SoundcertError, match=message) as error:
+        sc.Pipeline.from_yaml(written(zoo, *members, more=more))
+    assert "\n" not in str(error.value)
+
+
+def test_a_members_features_are_checked_where_the_clip_is_known(zoo):
+    pipe = sc.Pipeline.from_yaml(
+        written(zoo, member(NARROW, "a"), member("log_mel: {n_mels: 8, rate: 8000}", "b"))
+    )
+    with pytest.raises(ConfigError, match="member 2 of the ensemble: log_mel is set for 8000 Hz"):
+        pipe.route(clip().space)
+
+
+def test_an_ensemble_is_not_trained(zoo):
+    from soundcert.train import train
+
+    with pytest.raises(ConfigError):
+        train(load_config(written(zoo, member(NARROW, "a"), member(WIDE, "b"))), base=zoo)
