@@ -481,7 +481,8 @@ def test_a_model_may_bring_its_features_and_the_weights_that_it_begins_with(tmp_
 
 ENSEMBLE = {
     "tiny": {"network": "ds_cnn", "options": {"width": 8, "blocks": 2}},
-    "other": {"network": "ds_cnn", "options": {"width": 8, "blocks": 1}, "features": {"mfcc": {"n_mfcc": 8, "n_fft": 256, "floor": "$floor"}}},
+    "other": {"network": "ds_cnn", "options": {"width": 8, "blocks": 1},
+              "features": {"mfcc": {"n_mfcc": 8, "n_fft": 256, "floor": "$floor"}}},
     "both": {"members": [{"model": "tiny"}, {"model": "other", "set": {"floor": 2}}]},
 }  # fmt: skip
 
@@ -491,7 +492,8 @@ def ensemble_study(**changes: Any) -> dict[str, Any]:
     grid = [
         {"name": "joined", "data": ["splits", "folds"], "pipeline": ["clip"], "model": ["both"], "vary": {"sigma": [0.3]},
          "decide": {"targets": True}, "choose": 20},
-        {"name": "tiny", "data": ["splits", "folds"], "pipeline": ["clip"], "model": ["tiny"], "vary": {"sigma": [0.3]}, **ask},
+        {"name": "tiny", "data": ["splits", "folds"], "pipeline": ["clip"], "model": ["tiny"],
+         "vary": {"sigma": [0.3]}, **ask},
         {"name": "other", "data": ["splits", "folds"], "pipeline": ["clip"], "model": ["other"],
          "vary": {"sigma": [0.3], "floor": [2.0]}, **ask},
     ]  # fmt: skip
