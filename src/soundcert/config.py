@@ -387,6 +387,8 @@ def _resolve_weights(
     loaders = out.get("loader") if isinstance(out.get("loader"), Mapping) else {}
     kinds = [kind for kind in (*BUILT_IN, *(loaders or {})) if kind in out or kind in (loaders or {})]
     if training:
+        if "ensemble" in out:
+            raise ConfigError("an ensemble is not trained: train its members one by one")
         if kinds:
             raise ConfigError(
                 f"a model of kind {kinds[0]} cannot be trained here: give `network` and `weights`"

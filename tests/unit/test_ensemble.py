@@ -173,5 +173,5 @@ def test_a_members_features_are_checked_where_the_clip_is_known(zoo):
 def test_an_ensemble_is_not_trained(zoo):
     from soundcert.train import train
 
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="train its members one by one"):
         train(load_config(written(zoo, member(NARROW, "a"), member(WIDE, "b"))), base=zoo)

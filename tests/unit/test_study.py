@@ -26,7 +26,7 @@ from soundcert.bounds import certified_radius
 from soundcert.cli import run as command_line
 from soundcert.config import CertifyConfig, load_config
 from soundcert.data import load_items
-from soundcert.errors import ConfigError
+from soundcert.errors import ConfigError, ModelError
 from soundcert.pipeline import Pipeline
 from soundcert.study import collect, load_study, plan, run_study
 from soundcert.study.cells import cells_of, fits_of, target_radius
@@ -374,7 +374,11 @@ def test_the_studies_of_the_repository_are_read(name: str) -> None:
     study = load_study(configs / name)
     for cell in cells_of(study):
         for fit in fits_of(study, cell, configs, Path("out")):
-            sc.Pipeline.from_config(fit.config, configs, training=True)
+            if fit.trains:
+                sc.Pipeline.from_config(fit.config, configs, training=True)
+            else:
+                with pytest.raises(ModelError, match="no weights at"):
+                    sc.Pipeline.from_config(fit.config, configs)
     # Whatever a figure stands for is said beside it.
     assert all(data.note for data in study.data.values())
 
