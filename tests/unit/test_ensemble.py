@@ -17,6 +17,7 @@ from soundcert.errors import ConfigError, ModelError, SoundcertError
 from soundcert.models import build_network, save_weights
 from soundcert.models.ensemble import Ensemble
 from soundcert.stages import FeatureStandardize, LogMel, Model, RmsNormalize
+from soundcert.train import train
 
 LABELS = ("high", "low")
 SIZE = {"blocks": 1, "width": 8}
@@ -171,7 +172,7 @@ def test_a_members_features_are_checked_where_the_clip_is_known(zoo):
 
 
 def test_an_ensemble_is_not_trained(zoo):
-    from soundcert.train import train
-
+    path = written(zoo, member(NARROW, "a"), member(WIDE, "b"))
+    path.write_text("data: {source: folder, root: clips}\n" + path.read_text())
     with pytest.raises(ConfigError, match="train its members one by one"):
-        train(load_config(written(zoo, member(NARROW, "a"), member(WIDE, "b"))), base=zoo)
+        train(load_config(path), base=zoo)
