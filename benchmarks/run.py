@@ -326,7 +326,7 @@ def main() -> None:
     parser.add_argument("--side", help="measure one side, print JSON")
     parser.add_argument("--n", type=int, help="passes a run")
     options = parser.parse_args()
-    n, rounds = (400, 1) if options.quick else (options.n or 800, 5)
+    n, rounds = (400, 1) if options.quick else (options.n or 960, 5)
     if options.side:
         print(json.dumps(measure(options.side, options.n or n)))
         return
