@@ -101,6 +101,17 @@ def test_the_digest_is_of_every_part(zoo):
     assert len({first, *others}) == 5
 
 
+def test_the_digest_is_of_statistics_that_a_description_cuts_short(zoo):
+    net = Model(weights=str(zoo / "a.safetensors"))
+
+    def digest(last: float) -> str | None:
+        stage = FeatureStandardize(mean=(0.0,) * 7 + (last,))
+        return Model(members=((LogMel(n_mels=8, n_fft=256), stage, net), (LogMel(n_mels=8), net))).digest
+
+    assert digest(0.0) == digest(0.0)
+    assert digest(0.0) != digest(1.0)
+
+
 def test_gradients_go_through_every_member(zoo):
     pipe = sc.Pipeline.from_yaml(written(zoo, member(NARROW, "a"), member(WIDE, "b")))
     route = pipe.route(clip().space)

@@ -222,7 +222,8 @@ class Model(Stage):
         put("labels", self.labels or self.members[0][-1].labels)
         digest = blake2b(digest_size=16)
         for *features, model in self.members:
-            digest.update(f"{[stage.describe() for stage in features]}|{model.digest}\n".encode())
+            # Every field: a description leaves out defaults, and the values of a long list.
+            digest.update(f"{features!r}|{model.digest}\n".encode())
         put("digest", f"ensemble:{digest.hexdigest()}")
 
     def bind(self, before: Space) -> Self:
