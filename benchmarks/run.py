@@ -41,7 +41,7 @@ import soundcert as sc
 from soundcert.classifier import MICRO_BATCH, BaseClassifier
 from soundcert.demo import demo_folder
 from soundcert.engines import available
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.sampling import Job, count_votes
 from soundcert.stages.spectra import mel_filters
 
@@ -143,7 +143,7 @@ def rates_of_soundcert(bench: Bench, n: int, engine: str) -> dict[str, float]:
 
         return work
 
-    stream = NoiseStream(NoiseKey(0, "probe", bench.clip.digest), bench.route.noise.perturb_)
+    stream = noise_stream(NoiseKey(0, "probe", bench.clip.digest), bench.route.noise)
     job = Job(bench.v, NoiseKey(0, "probe", bench.clip.digest), n)
     works: dict[str, tuple[Callable[[], object], int]] = {
         f"soundcert, {engine}": (lambda: count_votes(base, [job], workers=1), n),

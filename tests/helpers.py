@@ -15,7 +15,7 @@ import torch
 from soundcert.audio import Clip
 from soundcert.models import build_network, save_weights
 from soundcert.pipeline import Pipeline
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 
 RATE = 16_000
 SECONDS = 0.1
@@ -83,7 +83,7 @@ def write_tone_model(path: Path, labels: tuple[str, str] = ("high", "low")) -> n
     def activations(samples: np.ndarray) -> torch.Tensor:
         clip = Clip.from_array(samples, RATE)
         v = pipe.object_of(clip).float()
-        noise = NoiseStream(NoiseKey(99, "validation", clip.digest), pipe.noise.perturb_)
+        noise = noise_stream(NoiseKey(99, "validation", clip.digest), pipe.noise)
         with torch.inference_mode():
             return net[:-2](pipe(v + noise.fill_(torch.empty(100, *v.shape))))
 

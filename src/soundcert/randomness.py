@@ -1,15 +1,19 @@
 """Keyed randomness: every draw is a function of (seed, purpose, digest, index), never of batch order.
 
-A stream holds the rows of noise for one clip and one purpose. Rows are grouped in blocks of BLOCK; a
-block's generator starts from a full Mersenne Twister state that SHAKE-128 expands from the key, so any
-row can be reached without drawing those of other blocks, and streams of different keys never overlap
-by a short seed. The purpose keeps draws apart that must be independent: a selection never sees a draw
-of an estimation. Lattice noise has a generator of its own, Philox, whose counter names the row: integer
-arithmetic alone, the same on every machine.
+A stream holds the rows of noise for one clip and one purpose. The purpose keeps draws apart that must be
+independent: a selection never sees a draw of an estimation. Any row can be reached without the ones before it,
+and streams of different keys never overlap by a short seed:
+
+- Gaussian noise on the CPU has a generator for each row, SFC64, whose state SHAKE-128 expands from the key and the
+  row. What is made of its words is the same on every machine (`soundcert.normal`).
+- Lattice noise has Philox, whose counter names the row: integer arithmetic alone.
+- Other families, and Gaussian noise on a GPU, draw from torch's generators, one for each block of BLOCK rows: on the
+  CPU from a full Mersenne Twister state that SHAKE-128 expands from the key.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +25,9 @@ import torch
 from torch import Tensor
 
 from soundcert.errors import ConfigError
+from soundcert.normal import fill
 from soundcert.rounded_normal import RoundedNormal
-from soundcert.stages import NoiseStage
+from soundcert.stages import GaussianNoise, NoiseStage
 
 Purpose = Literal[
     "training",
@@ -37,6 +42,8 @@ Purpose = Literal[
     "verification",
 ]
 
+#: Of Gaussian noise: another number, other draws for the same seed. Runs record it.
+NOISE = 2
 BLOCK = 8
 # Layout of torch's CPU generator state: seed (8 bytes), left and seeded (4 each), next (8), then the
 # 624 words of the Mersenne Twister in 8 bytes each. tests/unit/test_randomness.py checks it against
@@ -76,6 +83,12 @@ class NoiseKey:
         state[_WORDS] = torch.from_numpy(words.astype("<u8").view(np.uint8))
         generator.set_state(state)
         return generator
+
+    def states(self, first: int, count: int) -> np.ndarray:
+        """Return the states of the generators of rows `first` and on, `(count, 3)` uint64 (see `normal.fill`)."""
+        text = f"soundcert noise 2|{self.seed}|{self.purpose}|{self.digest}|"
+        digests = (shake_128(f"{text}{row}".encode()).digest(24) for row in range(first, first + count))
+        return np.frombuffer(b"".join(digests), dtype="<u8").reshape(count, 3).astype(np.uint64)
 
     def philox(self) -> int:
         """Return the 128-bit key of the stream's Philox generator."""
@@ -131,6 +144,25 @@ class NoiseStream:
         return rows
 
 
+class NormalStream(NoiseStream):
+    """Rows of Gaussian noise for one key; on another device than the CPU, as torch draws them there."""
+
+    def __init__(self, key: NoiseKey, noise: GaussianNoise, start: int = 0) -> None:
+        super().__init__(key, noise.perturb_, start)
+        self._sigma = noise.sigma
+
+    def _fill_rows(self, rows: Tensor) -> Tensor:
+        count, size = len(rows), math.prod(rows.shape[1:])
+        drawn = (
+            rows
+            if rows.is_contiguous() and rows.dtype == torch.float32
+            else rows.new_empty(rows.shape).float()
+        )
+        fill(self.key.states(self.next, count), drawn.view(count, size).numpy(), self._sigma)
+        self.next += count
+        return rows if drawn is rows else rows.copy_(drawn)
+
+
 class LatticeStream(NoiseStream):
     """Rows of lattice noise for one key: whole numbers of steps, drawn and added as integers, on any device."""
 
@@ -164,4 +196,6 @@ def noise_stream(key: NoiseKey, noise: NoiseStage, start: int = 0) -> NoiseStrea
     """Return the stream of a noise stage's rows under a key, from row `start` on."""
     if noise.law is not None and noise.lattice is not None:
         return LatticeStream(key, noise.law, noise.lattice, start)
+    if type(noise) is GaussianNoise:  # a family derived from it may draw otherwise
+        return NormalStream(key, noise, start)
     return NoiseStream(key, noise.perturb_, start)

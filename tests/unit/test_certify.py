@@ -22,7 +22,7 @@ from soundcert.certificate import Certificate, certified_accuracy
 from soundcert.certify import SmoothedClassifier, check_prediction
 from soundcert.errors import AbstainedError, ConfigError, InputError, ModelError, TransportError
 from soundcert.pipeline import Pipeline
-from soundcert.randomness import BLOCK, NoiseKey, NoiseStream
+from soundcert.randomness import BLOCK, NoiseKey, noise_stream
 from soundcert.stages import (
     Fit,
     FixedGain,
@@ -105,7 +105,7 @@ def abstained() -> Certificate:
 def drawn(pipe: Pipeline, one: sc.Clip, purpose: str, n: int, seed: int) -> Tensor:
     """The noisy copies of a clip, drawn here."""
     v = pipe.object_of(one).float()
-    stream = NoiseStream(NoiseKey(seed, purpose, one.digest), pipe.noise.perturb_)
+    stream = noise_stream(NoiseKey(seed, purpose, one.digest), pipe.noise)
     return stream.fill_(torch.empty(n, *v.shape)) + v
 
 

@@ -17,7 +17,7 @@ from soundcert.classifier import BaseClassifier, refuse_training_mode, votes
 from soundcert.errors import ConfigError, ModelError
 from soundcert.models import build_network, freeze, optimise
 from soundcert.pipeline import Pipeline
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.sampling import Job, count_votes
 from soundcert.stages import GaussianNoise, LogMel, PeakNormalize, RmsNormalize, Stage, Standardize
 
@@ -59,8 +59,9 @@ def point(seed: int = 0, size: int = SIZE) -> Tensor:
 
 
 def noisy(job: Job) -> Tensor:
-    draw = GaussianNoise(SIGMA).perturb_
-    return NoiseStream(job.key, draw, job.start).fill_(torch.empty(job.n, *job.v.shape)) + job.v
+    return (
+        noise_stream(job.key, GaussianNoise(SIGMA), job.start).fill_(torch.empty(job.n, *job.v.shape)) + job.v
+    )
 
 
 def counted_one_by_one(job: Job, model: nn.Module) -> np.ndarray:

@@ -483,6 +483,31 @@ def test_a_model_may_bring_its_features_and_the_weights_that_it_begins_with(tmp_
             assert fit.config.train.start is None
 
 
+def test_a_model_without_features_hears_the_waveform_and_joins_those_that_have_some(tmp_path: Path) -> None:
+    models = {
+        "tiny": {"network": "ds_cnn"},
+        "heard": {"network": "moonshine", "features": "none"},
+        "both": {"members": [{"model": "tiny"}, {"model": "heard"}]},
+        "turned": {"members": [{"model": "heard"}, {"model": "tiny"}]},
+    }
+    grid = [
+        {"name": "all", "data": ["splits"], "pipeline": ["clip"], "model": list(models),
+         "vary": {"sigma": [0.05], "floor": [2.0]}},
+    ]  # fmt: skip
+    study = load_study(save(tmp_path, study_values(models=models, grid=grid)))
+    made = {}
+    for cell in cells_of(study):
+        (fit,) = fits_of(study, cell, tmp_path, tmp_path / "out")
+        made[cell.model] = fit.config.pipeline
+    front = made["tiny"][:-2]
+    assert "clip" in front
+    assert made["heard"][:-1] == made["both"][:-1] == made["turned"][:-1] == front
+    assert made["heard"][-1]["model"]["network"] == "moonshine"
+    parts = [len(part) for part in made["both"][-1]["model"]["ensemble"]]
+    assert parts == [2, 1]
+    assert [len(part) for part in made["turned"][-1]["model"]["ensemble"]] == [1, 2]
+
+
 ENSEMBLE = {
     "tiny": {"network": "ds_cnn", "options": {"width": 8, "blocks": 2}},
     "other": {"network": "ds_cnn", "options": {"width": 8, "blocks": 1},

@@ -17,7 +17,7 @@ from soundcert.classifier import MICRO_BATCH, MOST_VALUES, BaseClassifier
 from soundcert.config import load_config
 from soundcert.contract import read_contract
 from soundcert.errors import ConfigError
-from soundcert.randomness import NoiseKey, NoiseStream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import Windows
 from soundcert.stages.windows import _VOTES
 from soundcert.train import train
@@ -143,9 +143,7 @@ def test_votes_are_counted_over_one_noise_for_the_whole_recording() -> None:
     clip = sc.Clip.from_array(np.random.default_rng(1).normal(size=133) * 0.1, RATE)
     cert = sc.certify(pipe, clip, n0=30, n=500, seed=3)
     v = pipe.object_of(clip).float()
-    noise = NoiseStream(NoiseKey(3, "estimation", clip.digest), pipe.noise.perturb_).fill_(
-        torch.empty(500, *v.shape)
-    )
+    noise = noise_stream(NoiseKey(3, "estimation", clip.digest), pipe.noise).fill_(torch.empty(500, *v.shape))
     model = Mean(40).eval()
     with torch.no_grad():
         logits = torch.stack([model(torch.stack(naive(row, 40, 25, "keep"))) for row in v + noise])

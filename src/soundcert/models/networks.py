@@ -1,7 +1,7 @@
 """Small reference networks.
 
-Shapes: input `(batch, bands, frames)` features, output `(batch, classes)` logits. Every network is an
-nn.Sequential, so that a `model` stage can run a part of it (`stop`, `start`) and noise can stand between.
+Shapes: input `(batch, bands, frames)` features (of `moonshine` a waveform), output `(batch, classes)` logits. Every
+network is an nn.Sequential, so that a `model` stage can run a part of it (`stop`, `start`) and noise can stand between.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from soundcert.errors import ConfigError, did_you_mean
+from soundcert.models.moonshine import moonshine
 
 
 class AddChannel(nn.Module):
@@ -187,6 +188,7 @@ def speech_embedding(
 NETWORKS: Mapping[str, Callable[..., nn.Sequential]] = {
     "ds_cnn": ds_cnn,
     "event_cnn": event_cnn,
+    "moonshine": moonshine,
     "res_cnn": res_cnn,
     "speech_embedding": speech_embedding,
 }

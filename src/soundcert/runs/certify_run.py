@@ -24,6 +24,7 @@ from soundcert.engines import EngineName, Precision
 from soundcert.errors import ConfigError, ModelError, ResourceError, RunError, SoundcertError, did_you_mean
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot
+from soundcert.randomness import NOISE
 from soundcert.runs.directory import RUN, RunDirectory, encode_json, read_json, read_records, write_json
 from soundcert.runs.executors import Executor, LocalExecutor, Workers
 from soundcert.runs.summary import summarise
@@ -278,6 +279,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": cpu_count(),
+        "noise": NOISE,
     }
 
 

@@ -20,6 +20,7 @@ from soundcert.runs.recomputing import FRONT, differences
 from soundcert.runs.replay import Replay, draws, replay
 from soundcert.runs.work import in_space
 from soundcert.sampling import Task
+from soundcert.stages import GaussianNoise
 
 #: Two counts under different noise contradict each other below this p-value.
 SURPRISE = 1e-6
@@ -40,7 +41,9 @@ class Judge:
             device=chosen.device,
         )
         then, now = run.info.get("environment", {}), environment()
-        parts = ("torch", "platform", "cpu_capability")
+        parts = ["noise"] if type(pipe.noise) is GaussianNoise else []
+        if not parts or chosen.device != "cpu":  # drawn by torch
+            parts += ["torch", "platform", "cpu_capability"]
         exact = pipe.noise.lattice is not None
         self.same_noise = exact or all(then.get(p) == now[p] for p in parts)
         self._shares: Mapping[str, Any] = {}

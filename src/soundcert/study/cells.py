@@ -213,7 +213,7 @@ def _number(value: Scalar) -> Scalar:
 
 
 def _with_features(study: StudyConfig, cell: Cell) -> list[Any]:
-    """Return the cell's pipeline with the feature stage that its model asks for."""
+    """Return the cell's pipeline with the feature stage that its model asks for, or without any."""
     stages, asked = list(study.pipelines[cell.pipeline]), study.models[cell.model].features
     if not asked:
         return stages
@@ -223,7 +223,7 @@ def _with_features(study: StudyConfig, cell: Cell) -> list[Any]:
             f"study: model {cell.model!r} has features of its own, for pipelines with one feature stage; "
             f"{cell.pipeline!r} has {len(own)}"
         )
-    stages[own[0]] = asked
+    stages[own[0] : own[0] + 1] = [] if asked == "none" else [asked]
     return stages
 
 

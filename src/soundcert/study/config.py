@@ -60,8 +60,9 @@ class StudyModel(_Part):
         description="or an ensemble: networks that other cells train with the same σ, which answer together",
     )
     options: dict[str, int | float] = Field({}, description="the network's options")
-    features: dict[str, dict[str, Any]] = Field(
-        {}, description="the feature stage that the model asks for, in place of the pipelines' own"
+    features: dict[str, dict[str, Any]] | Literal["none"] = Field(
+        {},
+        description="the feature stage that the model asks for, not the pipelines' own; none where it hears waveforms",
     )
     train: dict[str, Any] = Field({}, description="fields of the recipe that differ from the data set's")
 
@@ -78,7 +79,7 @@ class StudyModel(_Part):
 
     @model_validator(mode="after")
     def _one_stage(self) -> StudyModel:
-        if len(self.features) > 1:
+        if self.features != "none" and len(self.features) > 1:
             raise ValueError("features: name one stage, such as {log_mel: {n_mels: 32}}")
         return self
 

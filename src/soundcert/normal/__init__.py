@@ -1,0 +1,41 @@
+"""Normal numbers from keyed bits: the same on every machine, bit by bit.
+
+A row starts a generator of its own, SFC64 (Doty-Humphrey 2010, PractRand) from 192 bits of state. Each of its 64-bit
+words makes two normal numbers by the method of Box and Muller (1958): the low half a radius, √(−2 ln u), the high half an
+angle. Logarithm and sine are written out below as sums and products of float32, each rounded once as IEEE 754 says, so
+that no library's or processor's own version of them comes in. numba compiles these steps (`compiled`); where it
+cannot be had, numpy takes them one by one, with the same results, in four times the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from soundcert.normal import plain
+
+Fill = Callable[[np.ndarray, np.ndarray, np.float32], None]
+
+
+def fill(states: np.ndarray, out: np.ndarray, sigma: float) -> None:
+    """Fill rows with normal numbers of standard deviation `sigma`.
+
+    states: `(rows, 3)` uint64, the generators' a, b and c. out: `(rows, size)` float32, in one piece. A row's first
+    half are the cosines of its pairs, its second half the sines; of an odd size, the last sine is left out.
+    """
+    fastest()(states, out, np.float32(sigma))
+
+
+@cache
+def fastest() -> Fill:
+    """Return the compiled `fill`, or numpy's where there is none."""
+    try:
+        from soundcert.normal import compiled
+    except (
+        ImportError,
+        RuntimeError,
+    ):  # no numba for this Python or numpy, or nowhere to keep what it compiles
+        return plain.fill
+    return compiled.fill
