@@ -22,7 +22,7 @@ from soundcert.certificate import Certificate, certified_accuracy
 from soundcert.certify import SmoothedClassifier, check_prediction
 from soundcert.errors import AbstainedError, ConfigError, InputError, ModelError, TransportError
 from soundcert.pipeline import Pipeline
-from soundcert.randomness import BLOCK, NoiseKey, noise_stream
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import (
     Fit,
     FixedGain,
@@ -148,22 +148,22 @@ def test_the_counts_are_those_of_the_keyed_draws():
 
 def test_selection_and_estimation_are_independent_streams(monkeypatch):
     keys = []
-    real = NoiseKey.generator
+    real = NoiseKey.states
 
-    def recording(key, block):
-        keys.append((key, block))
-        return real(key, block)
+    def recording(key, first, count):
+        keys.extend((key, row) for row in range(first, first + count))
+        return real(key, first, count)
 
-    monkeypatch.setattr(NoiseKey, "generator", recording)
+    monkeypatch.setattr(NoiseKey, "states", recording)
     sc.certify(plain(), clip(), n0=40, n=400, seed=11)
-    blocks_of = {
-        purpose: [b for k, b in keys if k.purpose == purpose] for purpose in ("selection", "estimation")
+    rows_of = {
+        purpose: [row for k, row in keys if k.purpose == purpose] for purpose in ("selection", "estimation")
     }
-    assert {purpose: sorted(blocks) for purpose, blocks in blocks_of.items()} == {
-        "selection": list(range(40 // BLOCK)),
-        "estimation": list(range(400 // BLOCK)),
-    }, "each block is drawn once"
-    assert {(k.digest, k.seed) for k, _ in keys if k.purpose in blocks_of} == {(clip().digest, 11)}
+    assert {purpose: sorted(rows) for purpose, rows in rows_of.items()} == {
+        "selection": list(range(40)),
+        "estimation": list(range(400)),
+    }, "each row is drawn once"
+    assert {(k.digest, k.seed) for k, _ in keys if k.purpose in rows_of} == {(clip().digest, 11)}
     pipe = plain()
     first, second = (
         drawn(pipe, clip(), p, 400, 11) - pipe.object_of(clip()) for p in ("selection", "estimation")

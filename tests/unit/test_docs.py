@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from scipy.special import ndtr
@@ -266,11 +267,12 @@ def test_every_stage_is_in_the_guide() -> None:
 def test_every_purpose_of_noise_is_explained() -> None:
     from typing import get_args
 
-    from soundcert.randomness import BLOCK, Purpose
+    from soundcert.randomness import BLOCK, NOISE, Purpose
 
     text = (DOCS / "noise.md").read_text(encoding="utf-8")
     assert [p for p in get_args(Purpose) if f"| `{p}` |" not in text] == []
-    assert f"blocks of {BLOCK}" in text
+    assert f"each block of {BLOCK} rows" in text
+    assert f"(`noise: {NOISE}`)" in text and f'"soundcert noise {NOISE}|' in text
     # Each of them is drawn for something, and the page says what.
     assert "reserved" not in text
 
@@ -391,12 +393,15 @@ def test_the_resampling_bound_against_the_ideal_norm(old: int, new: int) -> None
 
 
 def test_the_end_of_the_noises_tails() -> None:
-    end = math.sqrt(2 * math.log(2**24))
+    from soundcert.normal.plain import _Room
+
+    end = math.sqrt(2 * math.log(2**32))
     assert f"{end:.3f}σ" in THEORY
     beyond = 16_000 * 2 * float(ndtr(-end))
-    assert f"{beyond:.1e}" == "1.3e-04"
-    draws = torch.empty(2**21).normal_(generator=torch.Generator().manual_seed(0))
-    assert float(draws.abs().max()) <= end * (1 + 1e-6)
+    assert f"{beyond:.1e}" == "4.4e-07" and "4.4·10⁻⁷" in THEORY
+    halves = np.zeros(1, np.int32)  # the least u, and no angle
+    (furthest,), _ = _Room(1).pairs(halves, halves, np.float32(1))
+    assert furthest == pytest.approx(end, rel=1e-6)
 
 
 if __name__ == "__main__":

@@ -311,7 +311,7 @@ def test_shares_of_a_budget_are_drawn_again(copied):
 def test_another_machines_noise_is_judged_by_chance(copied):
     """Where the environment differs, counts of Gaussian noise may differ: by what chance allows, and no more."""
     run = copied / "fixed"
-    edit(run / "run.json", lambda facts: facts["environment"].update(torch="1.0"))
+    edit(run / "run.json", lambda facts: facts["environment"].update(noise=1))
     even = next(r for r in records(run) if r["clip"].endswith("even.wav"))
 
     def recount(row: dict[str, Any], count: int) -> None:
@@ -326,8 +326,22 @@ def test_another_machines_noise_is_judged_by_chance(copied):
     assert "certified again" in found(run)
     # Lattice noise is the same everywhere, so that nothing is left to chance.
     run = copied / "lattice"
-    edit(run / "run.json", lambda facts: facts["environment"].update(torch="1.0"))
+    edit(run / "run.json", lambda facts: facts["environment"].update(noise=1, torch="1.0"))
     edit_record(run, "low/1.wav", lambda row: row.update(count=row["count"] - 3))
+    assert "certified again" in found(run)
+
+
+def test_on_a_cpu_gaussian_noise_is_the_same_whatever_torch_is(copied):
+    run = copied / "fixed"
+    edit(run / "run.json", lambda facts: facts["environment"].update(torch="1.0", cpu_capability="DEFAULT"))
+    assert {r["counts"] for r in verify_run(run, sample=99).sampled} == {"identical"}
+    even = next(r for r in records(run) if r["clip"].endswith("even.wav"))
+
+    def recount(row: dict[str, Any]) -> None:
+        row["count"] = even["count"] - 3
+        row["p_lower"] = bounds.clopper_pearson_lower(row["count"], row["n"], row["alpha"])
+
+    edit_record(run, "even.wav", recount)
     assert "certified again" in found(run)
 
 
@@ -383,7 +397,7 @@ def test_the_votes_of_the_rival_class_are_counted_again_too(copied, elsewhere):
     """Otherwise one vote that rounding explains hides a two-class radius that is many times too large."""
     run = copied / "two-class"
     if elsewhere:
-        edit(run / "run.json", lambda facts: facts["environment"].update(torch="1.0"))
+        edit(run / "run.json", lambda facts: facts["environment"].update(noise=1))
 
     def forge(row: dict[str, Any]) -> None:
         row["count"] -= 1
@@ -463,7 +477,7 @@ def test_an_end_before_any_vote_was_turned_is_no_rounding(copied, monkeypatch):
 )
 def test_facts_are_compared_where_the_noise_is_another_machines_too(copied, change, words):
     run = copied / "fixed"
-    edit(run / "run.json", lambda facts: facts["environment"].update(torch="1.0"))
+    edit(run / "run.json", lambda facts: facts["environment"].update(noise=1))
     even = next(r for r in records(run) if r["clip"].endswith("low/1.wav"))
 
     def forge(row: dict[str, Any]) -> None:

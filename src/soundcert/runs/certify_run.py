@@ -22,6 +22,7 @@ from soundcert.data import Item
 from soundcert.data.config import split_words
 from soundcert.engines import EngineName, Precision
 from soundcert.errors import ConfigError, ModelError, ResourceError, RunError, SoundcertError, did_you_mean
+from soundcert.normal import fastest as fastest_noise
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot
 from soundcert.randomness import NOISE
@@ -75,6 +76,7 @@ def certify_run(
     usable_device(budget.device)
     check_pilots(sampling, len(items))
     check_labels(pipe, items)
+    fastest_noise()  # may compile for seconds, once on a machine: no part of a pass
     route = within(watchdog, lambda: _preflight(pipe, items, budget))
     chosen = _engine(budget, route, out)
     engine = computed_by(
