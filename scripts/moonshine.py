@@ -5,7 +5,8 @@ pip install onnxruntime flatbuffers
 python scripts/moonshine.py moonshine_voice-0.0.73-*.whl --out build/moonshine.safetensors
 
 Then `train: {start: build/moonshine.safetensors}` with `model: {network: moonshine}`. The wheel's matrices are of 8 bits
-with one scale each; they are written as what they stand for. The copy is compared with the wheel's model on noise.
+with one scale each; they are written as what they stand for. The copy is compared with the wheel's model on noise: that
+rounds what it multiplies to 8 bits too, which is the 5 % of its answer that the two are apart.
 """
 
 from __future__ import annotations
@@ -107,7 +108,6 @@ def main() -> int:
     with torch.inference_mode():
         got = network[:-3](torch.from_numpy(seen)).numpy()
     apart = float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
-    print("apart", apart, got.shape, expected.shape)
     if apart > 0.1:
         raise SystemExit(f"the copy differs from the wheel's model by {apart:.2g} of its norm")
 

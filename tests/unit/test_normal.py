@@ -78,28 +78,67 @@ def test_words_at_every_corner_are_right():
 
 
 def test_compiled_and_plain_are_equal_bit_by_bit():
-    compiled = pytest.importorskip("soundcert.normal.compiled")
-    assert normal.fastest() is compiled.fill
+    made = pytest.importorskip("soundcert.normal.compiled").make(keep=True)
     for rows, size in [(1, 1), (1, 2), (3, 5), (4, 16), (5, 17), (9, 1000), (2, 2 * CHUNK - 1),
                        (4, 2 * CHUNK), (3, 2 * CHUNK + 1), (5, 5 * CHUNK + 3)]:  # fmt: skip
         for sigma in (1.0, 0.3, 7e-5):
-            one, two = (drawn(d, rows, size, sigma, seed=size) for d in (plain.fill, compiled.fill))
+            one, two = (drawn(d, rows, size, sigma, seed=size) for d in (plain.fill, made))
             assert one.tobytes() == two.tobytes()
 
 
+def test_compiled_and_plain_agree_on_every_corner_too():
+    compiled = pytest.importorskip("soundcert.normal.compiled")
+    words = np.array([low | high << 32 for low in CORNERS for high in CORNERS], dtype=np.uint64)
+    count, halves = len(words), words.view("<i4")
+    expected = plain._Room(count).pairs(halves[0::2], halves[1::2], np.float32(0.7))
+    u, r, cosines, sines = (np.empty(count, np.float32) for _ in range(4))
+    compiled._pairs(words, u, r, np.float32(0.7), cosines, sines)
+    assert (cosines.tobytes(), sines.tobytes()) == tuple(e.tobytes() for e in expected)
+
+
+@pytest.fixture
+def anew():
+    normal.fastest.cache_clear()
+    yield
+    normal.fastest.cache_clear()
+
+
+@pytest.mark.usefixtures("anew")
+def test_the_compiled_ones_are_used():
+    pytest.importorskip("numba")
+    assert normal.fastest() is not plain.fill
+
+
+@pytest.mark.usefixtures("anew")
 def test_without_numba_numpy_draws_the_same(monkeypatch):
-    expected = np.empty((3, 40), np.float32)
-    normal.fill(states(3), expected, 0.5)
     monkeypatch.setitem(sys.modules, "soundcert.normal.compiled", None)
     monkeypatch.delattr("soundcert.normal.compiled", raising=False)
-    normal.fastest.cache_clear()
-    try:
-        assert normal.fastest() is plain.fill
-        got = np.empty((3, 40), np.float32)
-        normal.fill(states(3), got, 0.5)
-    finally:
-        normal.fastest.cache_clear()
-    assert got.tobytes() == expected.tobytes()
+    assert normal.fastest() is plain.fill
+    got = np.empty((3, 40), np.float32)
+    normal.fill(states(3), got, 0.5)
+    assert got.tobytes() == drawn(plain.fill, 3, 40, 0.5).tobytes()
+
+
+@pytest.mark.usefixtures("anew")
+@pytest.mark.parametrize("wrong", [{True}, {True, False}])
+@pytest.mark.parametrize("how", ["raises", "draws otherwise"])
+def test_what_is_damaged_or_of_other_numbers_is_compiled_anew_or_left(monkeypatch, wrong, how):
+    compiled = pytest.importorskip("soundcert.normal.compiled")
+    real, asked = compiled.make, []
+
+    def make(keep: bool) -> normal.Fill:
+        asked.append(keep)
+        if keep not in wrong:
+            return real(keep)
+        if how == "raises":
+            raise EOFError("Ran out of input")
+        return lambda states, out, sigma: plain.fill(states, out, sigma * np.float32(1.0001))
+
+    monkeypatch.setattr(compiled, "make", make)
+    chosen = normal.fastest()
+    assert asked == [True, False]
+    assert (chosen is plain.fill) == (len(wrong) == 2)
+    assert drawn(chosen, 3, 40).tobytes() == drawn(plain.fill, 3, 40).tobytes()
 
 
 @fills

@@ -508,6 +508,21 @@ def test_a_model_without_features_hears_the_waveform_and_joins_those_that_have_s
     assert [len(part) for part in made["turned"][-1]["model"]["ensemble"]] == [1, 2]
 
 
+def test_a_model_that_hears_waveforms_is_refused_where_noise_stands_at_the_features(tmp_path: Path) -> None:
+    models = {"heard": {"network": "moonshine", "features": "none"}}
+    values = study_values(models=models)
+    pipeline = values["pipelines"]["clip"]
+    noise = next(i for i, stage in enumerate(pipeline) if "gaussian_noise" in stage)
+    values["pipelines"]["clip"] = [*pipeline[:noise], *pipeline[noise + 1 :], pipeline[noise]]
+    values["grid"] = [
+        {"name": "all", "data": ["splits"], "pipeline": ["clip"], "model": ["heard"],
+         "vary": {"sigma": [0.05], "floor": [2.0]}},
+    ]  # fmt: skip
+    study = load_study(save(tmp_path, values))
+    with pytest.raises(ConfigError, match="hears waveforms"):
+        fits_of(study, cells_of(study)[0], tmp_path, tmp_path / "out")
+
+
 ENSEMBLE = {
     "tiny": {"network": "ds_cnn", "options": {"width": 8, "blocks": 2}},
     "other": {"network": "ds_cnn", "options": {"width": 8, "blocks": 1},

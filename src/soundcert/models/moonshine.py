@@ -67,6 +67,8 @@ class Attention(nn.Module):
         return torch.cat((x * self.cosine + swapped * self.sine, rest), dim=-1).to(rest.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.cosine.shape[0]:
+            raise ValueError(f"{x.shape[1]} frames, the network was built for {self.cosine.shape[0]}")
         q, k, v = (
             part(x).unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
@@ -100,9 +102,12 @@ def moonshine(
     """Moonshine tiny's encoder and a linear layer on the mean of its frames.
 
     For a waveform at 16 kHz of `samples`, at RMS about 1: `gain` brings it to where speech was when the encoder was
-    trained. `layers`: of the published six, from the bottom. `scripts/moonshine.py` writes the published weights (MIT),
-    for `train: {start: …}`. About 7.7 million parameters, and 370 million multiplications for a second of sound.
+    trained. `layers`: of the published six, from the bottom; with fewer, the last norm begins at 1.
+    `scripts/moonshine.py` writes the published weights (MIT), for `train: {start: …}`. About 7.7 million parameters, and
+    370 million multiplications for a second of sound.
     """
+    if not 1 <= layers <= LAYERS:
+        raise ValueError(f"layers must be from 1 to {LAYERS}, got {layers}")
     frames = samples
     for kernel, stride in ((127, 64), (7, 3), (3, 2)):
         frames = (frames - kernel) // stride + 1

@@ -6,6 +6,8 @@ other. numba rounds every step as numpy does: it joins no product with a sum unl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 
@@ -93,8 +95,7 @@ def _pairs(
     sines[:] = u[: len(sines)]
 
 
-@numba.njit("void(uint64[:,::1], float32[:,::1], float32)", nogil=True, cache=True)
-def fill(states: np.ndarray, out: np.ndarray, sigma: np.float32) -> None:
+def _fill(states: np.ndarray, out: np.ndarray, sigma: np.float32) -> None:
     """See `soundcert.normal.fill`."""
     rows, size = out.shape
     pairs = (size + 1) // 2
@@ -111,3 +112,12 @@ def fill(states: np.ndarray, out: np.ndarray, sigma: np.float32) -> None:
                 line = out[first + row]
                 end = pairs + min(start + count, size - pairs)
                 _pairs(words[row], u, r, sigma, line[start : start + count], line[pairs + start : end])
+
+
+def make(keep: bool) -> Callable[[np.ndarray, np.ndarray, np.float32], None]:
+    """Compile `fill`, which takes seconds; with `keep`, take what an earlier call left on the disk, or leave it there."""
+    signature = "void(uint64[:,::1], float32[:,::1], float32)"
+    made: Callable[[np.ndarray, np.ndarray, np.float32], None] = numba.njit(
+        signature, nogil=True, cache=keep
+    )(_fill)
+    return made

@@ -31,6 +31,7 @@ from soundcert.runs.executors import Executor, LocalExecutor, Workers
 from soundcert.runs.summary import summarise
 from soundcert.runs.work import Share, Work
 from soundcert.sampling import WATCHDOG, cpu_count, within
+from soundcert.stages import GaussianNoise
 from soundcert.transport import check_space
 
 SHARES = "shares.json"
@@ -128,7 +129,7 @@ def certify_run(
 def identity_of(
     pipe: Pipeline, items: Sequence[Item], sampling: Sampling, report_in: Sequence[str], engine: str
 ) -> dict[str, str]:
-    """Return the digests of config, model and data list: what a resumed run shares with its beginning."""
+    """Return the digests of config, model and data list, and what draws the noise: what a resumed run must share."""
     # The weights count by their digest and not by where they lie.
     stages = [
         [name, {k: v for k, v in fields.items() if k not in PLACES}]
@@ -136,7 +137,9 @@ def identity_of(
         for name, fields in s.items()
     ]
     assert pipe.model is not None
+    drawn = {"noise": f"Gaussian, {NOISE}"} if type(pipe.noise) is GaussianNoise else {}
     return {
+        **drawn,
         "config": _digest(
             {
                 "pipeline": stages,
@@ -282,7 +285,16 @@ def environment() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": cpu_count(),
         "noise": NOISE,
+        "gpu": _gpu(),
     }
+
+
+def _gpu() -> str | None:
+    """Return the card that torch would use: what it draws depends on how many processors share the values."""
+    if not torch.cuda.is_available():
+        return None
+    card = torch.cuda.get_device_properties(0)
+    return f"{card.name}, {card.multi_processor_count} multiprocessors"
 
 
 def _version() -> str:

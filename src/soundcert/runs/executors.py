@@ -23,6 +23,7 @@ from soundcert.data import Item
 from soundcert.errors import ConfigError, MissingDependencyError, RunError, SoundcertError, StalledError
 from soundcert.pipeline import Pipeline
 from soundcert.policies import Pilot
+from soundcert.randomness import NOISE
 from soundcert.runs.work import Share, Work, Worker
 
 T = TypeVar("T")
@@ -171,6 +172,7 @@ def _facts(work: Work) -> dict[str, str]:
     return {
         "version of soundcert": __version__,
         "version of torch": str(torch.__version__),
+        "definition of the noise": str(NOISE),
         "model": str(model.digest if model else None),
     }
 

@@ -41,10 +41,11 @@ class Judge:
             device=chosen.device,
         )
         then, now = run.info.get("environment", {}), environment()
-        parts = ["noise"] if type(pipe.noise) is GaussianNoise else []
-        if not parts or chosen.device != "cpu":  # drawn by torch
-            parts += ["torch", "platform", "cpu_capability"]
-        exact = pipe.noise.lattice is not None
+        if type(pipe.noise) is GaussianNoise and chosen.device == "cpu":
+            parts = ["noise"]
+        else:  # drawn by torch
+            parts = ["torch", "platform", "cpu_capability", *([] if chosen.device == "cpu" else ["gpu"])]
+        exact = pipe.noise.law is not None and pipe.noise.lattice is not None
         self.same_noise = exact or all(then.get(p) == now[p] for p in parts)
         self._shares: Mapping[str, Any] = {}
         if isinstance(sampling.policy, Budget):

@@ -60,7 +60,7 @@ class NoiseStage(Stage):
         raise TypeError(f"{self.name} does not implement perturb_")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return x plus fresh noise (operating-system entropy; use `perturb_` for keyed draws)."""
+        """Return x plus fresh noise (operating-system entropy; `noise_stream` draws keyed rows)."""
         generator = torch.Generator(device=x.device)
         generator.seed()
         return x + self.perturb_(torch.empty_like(x), generator)

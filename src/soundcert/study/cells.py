@@ -184,7 +184,8 @@ def _stages(study: StudyConfig, cell: Cell, split: Split, out: Path) -> list[Any
     cells = members_of(study, cell)
     pipes = [_filled(study, c) for c in cells]
     noise = next((i for i, s in enumerate(pipes[0]) if "noise" in _name(s)), len(pipes[0]))
-    cut = next((i for i, s in enumerate(pipes[0]) if i > noise and _name(s) in FEATURE_STAGES), len(pipes[0]))
+    features = (i for pipe in pipes for i, s in enumerate(pipe) if i > noise and _name(s) in FEATURE_STAGES)
+    cut = min(features, default=len(pipes[0]))
     for member, pipe in zip(cells, pipes, strict=True):
         if pipe[:cut] != pipes[0][:cut]:
             raise ConfigError(
@@ -222,6 +223,13 @@ def _with_features(study: StudyConfig, cell: Cell) -> list[Any]:
         raise ConfigError(
             f"study: model {cell.model!r} has features of its own, for pipelines with one feature stage; "
             f"{cell.pipeline!r} has {len(own)}"
+        )
+    if asked == "none" and own[0] + 1 < len(
+        stages
+    ):  # what stands below would be somewhere else: noise, a standardisation
+        raise ConfigError(
+            f"study: model {cell.model!r} hears waveforms, for pipelines whose features stand last and below the noise; in "
+            f"{cell.pipeline!r} they do not"
         )
     stages[own[0] : own[0] + 1] = [] if asked == "none" else [asked]
     return stages

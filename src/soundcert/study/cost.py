@@ -20,6 +20,7 @@ from soundcert.data import load_items
 from soundcert.errors import ConfigError, InputError
 from soundcert.pipeline import Pipeline
 from soundcert.policies import rules
+from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import Model
 from soundcert.study.cells import Fit, fits_of, members_of
 from soundcert.study.config import StudyConfig
@@ -134,7 +135,7 @@ def measure(fit: Fit) -> tuple[float, float]:
 
         def forward() -> torch.Tensor:
             assert v is not None
-            x = v + pipe.noise.perturb_(torch.empty(_ROWS, *v.shape), torch.Generator().manual_seed(0))
+            x = v + noise_stream(NoiseKey(0, "probe", "cost"), pipe.noise).fill_(torch.empty(_ROWS, *v.shape))
             for stage in below:
                 x = stage(x)
             out: torch.Tensor = net(x)
