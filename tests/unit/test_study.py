@@ -29,7 +29,7 @@ from soundcert.data import load_items
 from soundcert.errors import ConfigError, ModelError
 from soundcert.pipeline import Pipeline
 from soundcert.study import collect, load_study, plan, run_study
-from soundcert.study.cells import cells_of, fits_of, target_radius
+from soundcert.study.cells import asks, cells_of, fits_of, target_radius
 from soundcert.study.choosing import best_cells, choices
 from soundcert.study.cost import expected_draws
 from soundcert.study.tables import tables
@@ -454,6 +454,37 @@ def test_one_cell_for_all_targets_has_the_best_mean() -> None:
         (20, "b", 0.3),
         (None, "b", pytest.approx(1.7 / 3)),
     ]
+
+
+def test_a_target_is_served_by_a_cell_that_is_asked_about_it() -> None:
+    shares = {"a": [0.9, 0.8], "b": [0.8, 0.7]}
+    asked = {"a": [True, False], "b": [True, True]}
+    assert best_cells(shares, [40, 20], asked)[:2] == [(40, "a", 0.9), (20, "b", 0.7)]
+    nobody = {"a": [True, False], "b": [False, False]}
+    assert best_cells(shares, [40, 20], nobody)[:2] == [(40, "a", 0.9), (20, "a", 0.8)]
+
+
+@pytest.mark.parametrize("model", ["tiny", "both"])
+def test_what_a_cell_is_asked_about_is_what_its_run_decides(tmp_path: Path, model: str) -> None:
+    models = {
+        "tiny": {"network": "ds_cnn"},
+        "other": {"network": "ds_cnn"},
+        "both": {"members": [{"model": "tiny"}, {"model": "other"}]},
+    }
+    shared = {"data": ["splits"], "pipeline": ["clip"], "vary": {"sigma": [0.3]}}
+    grid = [
+        {"name": name, "model": [name], **shared, "decide": {"targets": True, "most": 1.5}, "choose": 20}
+        for name in models
+    ]
+    values = study_values(models=models, grid=grid, targets=[60, 40, 35, 30, 25, 20, 10])
+    study = load_study(save(tmp_path, values))
+    cell = next(c for c in cells_of(study) if c.model == model)
+    (fit,) = fits_of(study, cell, tmp_path, tmp_path / "out")
+    decide = fit.config.certify.decide
+    assert decide is not None
+    able = [asks(study, cell, target) for target in study.targets]
+    assert sum(able) == len(decide.radii) - 1  # radius 0 is asked about as well
+    assert able == sorted(able, reverse=True) and 0 < sum(able) < len(able)
 
 
 def test_a_model_may_bring_its_features_and_the_weights_that_it_begins_with(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from soundcert.config import CertifyConfig, Config, TrainConfig, validate
 from soundcert.data import DataConfig
 from soundcert.errors import ConfigError
 from soundcert.stages import FEATURE_STAGES
-from soundcert.study.config import Block, Scalar, StudyConfig, StudyData
+from soundcert.study.config import Block, Reach, Scalar, StudyConfig, StudyData
 
 #: A fit's weights, in its folder.
 WEIGHTS = "model.safetensors"
@@ -134,8 +134,7 @@ def fits_of(study: StudyConfig, cell: Cell, base: Path, out: Path) -> list[Fit]:
     for split in splits_of(data, base, cell.block):
         folder = fit_folder(out, cell, split.name)
         stages = _stages(study, cell, split, out)
-        settings = {**study.certify, **cell.block.certify}
-        certify = validate(CertifyConfig, settings, f"study: certify of block {cell.block.name!r}")
+        settings, certify = _certify(study, cell)
         if cell.block.decide is not None:
             certify = _deciding(certify, study, cell, stages, settings)
         train = None
@@ -152,6 +151,16 @@ def fits_of(study: StudyConfig, cell: Cell, base: Path, out: Path) -> list[Fit]:
             )
         )
     return fits
+
+
+def asks(study: StudyConfig, cell: Cell, target: float) -> bool:
+    """Return whether a cell's testing clips are asked about an SNR: not where `most` leaves its radius out."""
+    reach = cell.block.decide
+    if reach is None or not reach.targets:
+        return True
+    first = next(iter(members_of(study, cell)), cell)
+    norm = _object_norm(_filled(study, first))
+    return norm is None or target_radius(target, norm) / cell.sigma <= _most(reach, _certify(study, cell)[1])
 
 
 def fit_folder(out: Path, cell: Cell, split: str) -> Path:
@@ -298,12 +307,23 @@ def target_radius(snr_db: float, norm: float) -> float:
     return (radius + _ROUNDING * (2 * norm + radius)) * _INWARD
 
 
+def _certify(study: StudyConfig, cell: Cell) -> tuple[dict[str, Any], CertifyConfig]:
+    """Return a cell's `certify` as written and as read, without the radii that it asks about."""
+    settings = {**study.certify, **cell.block.certify}
+    return settings, validate(CertifyConfig, settings, f"study: certify of block {cell.block.name!r}")
+
+
+def _most(reach: Reach, certify: CertifyConfig) -> float:
+    """Return the largest radius that is asked about, in σ: none above what all draws of one class could show."""
+    return min(reach.most, certified_radius(certify.n, certify.n, certify.alpha, 1.0) or 0.0)
+
+
 def _deciding(
     certify: CertifyConfig, study: StudyConfig, cell: Cell, stages: list[Any], settings: Mapping[str, Any]
 ) -> CertifyConfig:
     reach = cell.block.decide
     assert reach is not None
-    most = min(reach.most, (certified_radius(certify.n, certify.n, certify.alpha, 1.0) or 0.0))
+    most = _most(reach, certify)
     if reach.over_sigma:
         ratios: list[float] = list(reach.over_sigma)
     else:

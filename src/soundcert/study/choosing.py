@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soundcert.runs import open_run
-from soundcert.study.cells import Cell, fit_folder
+from soundcert.study.cells import Cell, asks, fit_folder
 from soundcert.study.config import StudyConfig
 
 
@@ -43,8 +43,8 @@ def validation_shares(folder: Path, targets: Sequence[float]) -> list[float] | N
 def choices(study: StudyConfig, cells: Iterable[Cell], out: Path) -> list[Choice]:
     """Return what validation clips choose, for each target and for all of them together.
 
-    Only cells whose every fit was looked at take part. Ties go to the better sum over all targets, then to the
-    cell that stands first in the grid.
+    Only cells whose every fit was looked at take part, and for a target only those whose testing clips are asked about it
+    (all, where none is). Ties go to the better sum over all targets, then to the cell that stands first in the grid.
     """
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -61,22 +61,26 @@ def choices(study: StudyConfig, cells: Iterable[Cell], out: Path) -> list[Choice
                     shares[cell.name] = (folder, seen)
             if not shares:
                 continue
-            for target, name, score in best_cells({k: v[1] for k, v in shares.items()}, study.targets):
+            asked = {c.name: [asks(study, c, t) for t in study.targets] for c in members if c.name in shares}
+            for target, name, score in best_cells({k: v[1] for k, v in shares.items()}, study.targets, asked):
                 found.append(Choice(data, pipeline, split, target, name, score, shares[name][0]))
     return found
 
 
 def best_cells(
-    shares: Mapping[str, Sequence[float]], targets: Sequence[float]
+    shares: Mapping[str, Sequence[float]],
+    targets: Sequence[float],
+    asked: Mapping[str, Sequence[bool]] | None = None,
 ) -> list[tuple[float | None, str, float]]:
     """Return (target, cell, score) for each target, then (None, cell, mean score) for one cell for all.
 
-    shares: by cell, the score at each target.
+    shares: by cell, the score at each target. asked: by cell, whether it competes for each target; by default all do.
     """
     means = {name: sum(values) / len(values) for name, values in shares.items()}
     out: list[tuple[float | None, str, float]] = []
     for i, target in enumerate(targets):
-        name = max(shares, key=lambda n: (shares[n][i], means[n]))
+        able = [n for n in shares if asked is None or asked[n][i]] or list(shares)
+        name = max(able, key=lambda n: (shares[n][i], means[n]))
         out.append((target, name, shares[name][i]))
     name = max(means, key=lambda n: means[n])
     return [*out, (None, name, means[name])]
