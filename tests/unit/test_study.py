@@ -570,7 +570,7 @@ def ensemble_study(**changes: Any) -> dict[str, Any]:
         {"name": "tiny", "data": ["splits", "folds"], "pipeline": ["clip"], "model": ["tiny"],
          "vary": {"sigma": [0.3]}, **ask},
         {"name": "other", "data": ["splits", "folds"], "pipeline": ["clip"], "model": ["other"],
-         "vary": {"sigma": [0.3], "floor": [2.0]}, **ask},
+         "vary": {"sigma": [0.3], "floor": [2.0]}, "test": "none"},
     ]  # fmt: skip
     return study_values(models=ENSEMBLE, grid=grid, **changes)
 
@@ -585,6 +585,13 @@ def test_an_ensemble_joins_what_other_cells_train(clips: Path, tmp_path: Path) -
     results = results_of(tmp_path)
     assert results["unfinished"] == []
     assert results["models"]["both"] == {"members": ["tiny", "other"]}
+    for folder in (tmp_path / "out/cells").glob("*-other-*"):
+        assert not list(folder.rglob("certificates.jsonl")), "members are trained alone"
+    assert all(
+        cost.seconds == 0
+        for cost in plan(load_study(Path(file)), tmp_path, tmp_path / "out")
+        if "other" in cost.cell
+    )
     by_name = {c["name"]: c for c in results["cells"]}
     for data in ("splits", "folds"):
         cell = by_name[f"{data}-clip-both-sigma-0.3"]
@@ -672,6 +679,7 @@ def _replaced(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
         (_replaced(("grid", 1, "vary"), {"sigma": [0.05]}), "twice"),
         (_replaced(("grid", 1, "vary"), {"floor": [0.05]}), "sigma"),
         (_replaced(("grid", 1, "choose"), None), "choose"),
+        (_replaced(("grid", 1, "test"), "none"), "without `choose`"),
         (_replaced(("grid", 0, "folds"), [7]), "[7]"),
         (_replaced(("grid", 1, "name"), "fixed"), "one name"),
         (_replaced(("data", "folds", "folds"), [1, 2]), "three"),

@@ -113,14 +113,19 @@ class Block(_Part):
     choose: int | None = Field(
         None, ge=20, description="draws on each validation clip, to choose a cell for each target"
     )
-    test: Literal["all", "chosen"] = Field(
-        "all", description="certify testing clips in every cell, or only in those that validation clips chose"
+    test: Literal["all", "chosen", "none"] = Field(
+        "all",
+        description="certify testing clips in every cell, only in those that validation clips chose, or in none (members)",
     )
 
     @model_validator(mode="after")
     def _choosing(self) -> Block:
         if self.test == "chosen" and self.choose is None:
             raise ValueError("test: chosen needs `choose`, the draws on validation clips")
+        if self.test == "none" and self.choose is not None:
+            raise ValueError(
+                "test: none is for cells that train members: without `choose`, since a chosen cell is tested"
+            )
         return self
 
 

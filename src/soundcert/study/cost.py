@@ -59,7 +59,7 @@ def plan(study: StudyConfig, base: Path, out: Path, only: Sequence[str] = ()) ->
     everything = [(cell, fits_of(study, cell, base, out)) for cell in chosen_cells(study, only)]
     for cell, fits in everything:
         untrained = [f for f in fits if f.trains and not (f.folder / "train.json").exists()]
-        untested = [f for f in fits if not finished(f)]
+        untested = [f for f in fits if cell.block.test != "none" and not finished(f)]
         clips = tests = validating = 0
         for fit in untrained:
             clips += _training_clips(fit)
