@@ -122,7 +122,7 @@ def certified(cli, config: Path, out: Path, *more: object) -> list[dict]:
     kept = json.loads((out / "run.json").read_text("utf-8"))
     assert kept["clips"] == len(rows)
     assert kept["soundcert"] == soundcert.__version__
-    assert set(kept["identity"]) == {"config", "model", "data"}
+    assert set(kept["identity"]) == {"noise", "config", "model", "data"}
     return rows
 
 

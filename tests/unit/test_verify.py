@@ -24,6 +24,7 @@ from soundcert.errors import ConfigError, RunError
 from soundcert.pipeline import Pipeline
 from soundcert.runs import certify_run, verify_run
 from soundcert.runs import replay as replaying
+from soundcert.runs.directory import RunDirectory
 from soundcert.runs.recomputing import recompute
 from soundcert.runs.replay import near_ties
 from soundcert.sampling import Task
@@ -329,6 +330,26 @@ def test_another_machines_noise_is_judged_by_chance(copied):
     edit(run / "run.json", lambda facts: facts["environment"].update(noise=1, torch="1.0"))
     edit_record(run, "low/1.wav", lambda row: row.update(count=row["count"] - 3))
     assert "certified again" in found(run)
+
+
+def test_a_run_from_before_noise_had_a_number_is_judged_by_chance_too(copied):
+    run = copied / "fixed"
+
+    def older(facts: dict[str, Any]) -> None:
+        del facts["environment"]["noise"], facts["environment"]["gpu"], facts["identity"]["noise"]
+
+    edit(run / "run.json", older)
+    assert verify_run(run, sample=99).agrees
+    edit_record(run, "even.wav", lambda row: raised(row, 400))
+    assert "certified again" in found(run)
+
+
+def test_a_run_does_not_go_on_with_other_noise(copied):
+    run = copied / "fixed"
+    edit(run / "run.json", lambda facts: facts["identity"].update(noise="Gaussian, 1"))
+    info = json.loads((run / "run.json").read_text())
+    with pytest.raises(RunError, match="another noise"):
+        RunDirectory(run, {**info["identity"], "noise": "Gaussian, 2"}, info, resume=True)
 
 
 def test_on_a_cpu_gaussian_noise_is_the_same_whatever_torch_is(copied):
