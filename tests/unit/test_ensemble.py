@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 
 import soundcert as sc
 from helpers import FRONT, NOISE, RATE, tone, yaml_of
+from soundcert.certify import Sampling
 from soundcert.classifier import BaseClassifier
 from soundcert.config import load_config
 from soundcert.errors import ConfigError, ModelError, SoundcertError
 from soundcert.models import build_network, save_weights
 from soundcert.models.ensemble import Ensemble
+from soundcert.runs.certify_run import identity_of
 from soundcert.stages import FeatureStandardize, LogMel, Model, RmsNormalize
 from soundcert.train import train
 
@@ -85,6 +88,22 @@ def test_an_ensemble_certifies_and_says_what_it_is(zoo):
     again = sc.Pipeline.from_specs(pipe.to_specs())
     assert again.model.digest == pipe.model.digest
     assert again.describe() == pipe.describe()
+
+
+def test_a_run_is_the_same_wherever_its_members_lie(zoo, tmp_path_factory):
+    """Otherwise an ensemble's run could neither be resumed nor verified from another folder."""
+    file = written(zoo, member(NARROW, "a"), member(WIDE, "b"))
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(zoo, elsewhere)
+
+    def identity(config: Path) -> dict[str, str]:
+        sampling = Sampling.of(load_config(config).certify)
+        return identity_of(sc.Pipeline.from_yaml(config), [], sampling, (), "torch fp32")
+
+    here = identity(file)
+    assert identity(elsewhere / file.name) == here
+    written(zoo, member(NARROW, "a"), member(WIDE.replace("0.1", "0.2"), "b"))
+    assert identity(file)["config"] != here["config"]
 
 
 def test_the_digest_is_of_every_part(zoo):

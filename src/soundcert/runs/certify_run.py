@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -130,12 +130,7 @@ def identity_of(
     pipe: Pipeline, items: Sequence[Item], sampling: Sampling, report_in: Sequence[str], engine: str
 ) -> dict[str, str]:
     """Return the digests of config, model and data list, and what draws the noise: what a resumed run must share."""
-    # The weights count by their digest and not by where they lie.
-    stages = [
-        [name, {k: v for k, v in fields.items() if k not in PLACES}]
-        for s in pipe.to_specs()
-        for name, fields in s.items()
-    ]
+    stages = _placeless(pipe.to_specs())
     assert pipe.model is not None
     drawn = {"noise": f"Gaussian, {NOISE}"} if type(pipe.noise) is GaussianNoise else {}
     return {
@@ -152,6 +147,18 @@ def identity_of(
         "model": pipe.model.digest or "a callable without digest",
         "data": _digest([[item.name, item.label] for item in items]),
     }
+
+
+def _placeless(specs: Iterable[Mapping[str, Mapping[str, Any]]]) -> list[Any]:
+    """Return stages with their fields, ensembles' members too: weights count by their digest, not by where they lie."""
+    out = []
+    for spec in specs:
+        for name, fields in spec.items():
+            kept = {k: v for k, v in fields.items() if k not in PLACES}
+            if "ensemble" in kept:
+                kept["ensemble"] = [_placeless(member) for member in kept["ensemble"]]
+            out.append([name, kept])
+    return out
 
 
 def _data(data: dict[str, Any]) -> dict[str, Any]:
