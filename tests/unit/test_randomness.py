@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from hashlib import shake_128
 
 import numpy as np
@@ -144,6 +145,28 @@ def test_the_noise_of_a_key_never_changes_between_versions():
     ]
     drawn = rows(NoiseKey(0, "estimation", "0" * 32), 10, 16)
     assert torch.equal(drawn[[0, 9], :4], torch.tensor(recorded))
+
+
+@pytest.mark.parametrize("row", [0, 1, 9])
+def test_a_row_is_what_docs_noise_md_says(row):
+    """From the page alone, in whole numbers and doubles: SHAKE-128, SFC64, then a radius and an angle of each word."""
+    state = np.frombuffer(
+        shake_128(f"soundcert noise 2|5|prediction|beef|{row}".encode()).digest(24), dtype="<u8"
+    )
+    a, b, c = (int(x) for x in state)
+    cosines, sines = [], []
+    for counter in range(1, 52):
+        w = (a + b + counter) % 2**64
+        a, b, c = b ^ b >> 11, 9 * c % 2**64, ((c << 24 | c >> 40) + w) % 2**64
+        r = 0.3 * math.sqrt(-2 * math.log((w % 2**31 + 0.5) / 2**31)) * (-1) ** (w >> 31 & 1)
+        high = w >> 32
+        angle = 2 * (high - (high >> 31 << 32)) / 2**31 * math.pi / 4
+        cosines.append(r * math.cos(angle))
+        sines.append(r * math.sin(angle))
+    got = noise_stream(NoiseKey(5, "prediction", "beef"), GaussianNoise(0.3), row).fill_(torch.empty(1, 101))[
+        0
+    ]
+    np.testing.assert_allclose(got.numpy(), [*cosines, *sines[:50]], rtol=0, atol=1e-6)
 
 
 # --- keys ------------------------------------------------------------------------------------------

@@ -233,9 +233,8 @@ def _with_features(study: StudyConfig, cell: Cell) -> list[Any]:
             f"study: model {cell.model!r} has features of its own, for pipelines with one feature stage; "
             f"{cell.pipeline!r} has {len(own)}"
         )
-    if asked == "none" and own[0] + 1 < len(
-        stages
-    ):  # what stands below would be somewhere else: noise, a standardisation
+    # What stands below the features would stand somewhere else without them: the noise, or a standardisation.
+    if asked == "none" and own[0] + 1 < len(stages):
         raise ConfigError(
             f"study: model {cell.model!r} hears waveforms, for pipelines whose features stand last and below the noise; in "
             f"{cell.pipeline!r} they do not"
