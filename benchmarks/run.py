@@ -43,7 +43,7 @@ from soundcert.demo import demo_folder
 from soundcert.engines import available
 from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.sampling import Job, count_votes
-from soundcert.stages.spectra import mel_filters
+from soundcert.stages.mel import mel_filters
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCHES = (8, 16, 64, 400)

@@ -37,7 +37,7 @@ from soundcert.stages import (
 )
 from soundcert.stages import spectral_bound as sb
 from soundcert.stages.dual import Compression, largest_budget
-from soundcert.stages.spectra import band_values, filter_key, mel_filters
+from soundcert.stages.mel import band_values, filter_key, mel_filters
 
 ROOT = Path(__file__).resolve().parent.parent
 

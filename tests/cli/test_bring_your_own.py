@@ -29,7 +29,7 @@ from foreign import (
 from helpers import folder_of_tones
 from soundcert.demo import demo_folder
 from soundcert.models import bundled, load_weights
-from soundcert.stages.spectra import mel_filters
+from soundcert.stages.mel import mel_filters
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "bring-your-own.md").read_text(encoding="utf-8")

@@ -22,7 +22,8 @@ from soundcert.spaces import Space
 from soundcert.stages import FeatureStandardize, GaussianNoise, LogMel, Mfcc, Spectrogram, Stage
 from soundcert.stages import spectral_bound as sb
 from soundcert.stages.dual import Compression, largest_budget
-from soundcert.stages.spectra import _stft, filter_key, mel_filters
+from soundcert.stages.mel import filter_key, mel_filters
+from soundcert.stages.spectra import stft
 from soundcert.transport import carry
 
 LENGTH = 400
@@ -268,7 +269,7 @@ def test_the_power_formula_is_too_large_for_magnitudes():
 def test_the_frame_bound_is_the_largest_eigenvalue(pad, n_fft, hop, win, length):
     stage = Spectrogram(n_fft=n_fft, hop=hop, win_length=win, power=1.0, pad_mode=pad)
     eye = torch.eye(length, dtype=torch.float64)
-    parts = torch.view_as_complex(_stft(stage, eye)).numpy()  # (length, frames, bins)
+    parts = torch.view_as_complex(stft(stage, eye)).numpy()  # (length, frames, bins)
     weights = 1 / sb.bin_weights(n_fft)
     rows = (parts * np.sqrt(weights)).reshape(length, -1)
     gram = (rows @ rows.conj().T).real

@@ -20,7 +20,8 @@ import soundcert as sc
 from soundcert.errors import ConfigError, InputError
 from soundcert.spaces import Space
 from soundcert.stages import LogMel, Mfcc, Resample, Spectrogram
-from soundcert.stages.spectra import dct_matrix, mel_filters
+from soundcert.stages.mel import mel_filters
+from soundcert.stages.spectra import dct_matrix
 
 RELATIVE = 1e-6
 

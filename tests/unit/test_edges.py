@@ -14,8 +14,8 @@ from soundcert.spaces import Space
 from soundcert.stages import FixedGain, GaussianNoise, LogMel, Mono, Quantize, RmsNormalize, Standardize, dual
 from soundcert.stages import spectral_bound as sb
 from soundcert.stages.dual import Compression, largest_budget
+from soundcert.stages.mel import filter_key, mel_filters
 from soundcert.stages.noise import LatticeNoise, NoiseStage
-from soundcert.stages.spectra import filter_key, mel_filters
 from soundcert.transport import Step, Transported
 
 

@@ -10,11 +10,11 @@ cannot be had, numpy takes them one by one, with the same results, in five times
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 
 import numpy as np
 
+from soundcert.compiling import compile_checked
 from soundcert.normal import plain
 
 Fill = Callable[[np.ndarray, np.ndarray, np.float32], None]
@@ -31,20 +31,15 @@ def fill(states: np.ndarray, out: np.ndarray, sigma: float) -> None:
 
 @cache
 def fastest() -> Fill:
-    """Return the compiled `fill`, or numpy's where there is none, or none that draws the same.
-
-    What numba keeps on the disk may be of other numbers, damaged, or have no place there: then it compiles anew, and
-    keeps nothing.
-    """
+    """Return the compiled `fill`, or numpy's where there is none, or none that draws the same."""
     expected = _sample(plain.fill)
-    for keep in (True, False):
-        with suppress(Exception):  # no numba for this Python or numpy, or whatever lies on the disk
-            from soundcert.normal import compiled
+    return compile_checked(_make, lambda made: _sample(made) == expected) or plain.fill
 
-            made = compiled.make(keep)
-            if _sample(made) == expected:
-                return made
-    return plain.fill
+
+def _make(keep: bool) -> Fill:
+    from soundcert.normal.compiled import make
+
+    return make(keep)
 
 
 def _sample(draw: Fill) -> bytes:

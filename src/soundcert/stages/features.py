@@ -25,7 +25,8 @@ from soundcert.errors import ConfigError, InputError
 from soundcert.spaces import Space
 from soundcert.stages.base import INWARD, Stage, as_finite, register, require
 from soundcert.stages.gain import sphere_pull_back
-from soundcert.stages.spectra import PadMode, dct_rows, lifter_weights, log_mel, spectrum
+from soundcert.stages.mel import log_mel
+from soundcert.stages.spectra import PadMode, dct_rows, lifter_weights, spectrum
 from soundcert.stages.spectral_bound import spectral_radius
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from soundcert.stages.base import INWARD
 from soundcert.stages.dual import Compression, largest_budget
-from soundcert.stages.spectra import Frames, Mel, band_values, filter_key, frame_window, mel_filters, spectrum
+from soundcert.stages.mel import Mel, band_values, filter_key, mel_filters
+from soundcert.stages.spectra import Frames, frame_window, spectrum
 
 # ‖computed X − X‖ ≤ _FFT·√B‖x‖. A float64 FFT errs by a few log2(n_fft) units of 1.1e-16 (Higham 2002, section
 # 24.1), and filters sum up to n_fft/2 terms of one sign; this is a hundred times that.
