@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from soundcert.study import collect, load_study, plan, run_study
 from soundcert.study.cells import asks, cells_of, fits_of, target_radius
 from soundcert.study.choosing import best_cells, choices
 from soundcert.study.cost import expected_draws
+from soundcert.study.joining import done_elsewhere
 from soundcert.study.tables import tables
 from soundcert.study.words import explanations, published
 from soundcert.study.writing import latex, markdown, write_study
@@ -641,6 +643,103 @@ def test_an_ensembles_members_share_what_is_above_their_features(tmp_path: Path)
     study = load_study(save(tmp_path, values))
     with pytest.raises(ConfigError, match="one pipeline down to the features"):
         fits_of(study, cells_of(study)[0], tmp_path, tmp_path / "out")
+
+
+# --- cells done elsewhere --------------------------------------------------------------------------
+
+
+def _told(home: Path, *dropped: str) -> Path:
+    """The results of a finished study, without some cells."""
+    results = results_of(home)
+    results["cells"] = [c for c in results["cells"] if c["name"] not in dropped]
+    file = home / "told.json"
+    file.write_text(json.dumps(results), encoding="utf-8")
+    return file
+
+
+def test_a_study_done_elsewhere_is_written_down_the_same(done: Path, tmp_path: Path) -> None:
+    file, config = _told(done), str(done / "study.yaml")
+    told: list[str] = []
+    study = load_study(Path(config))
+    elsewhere = done_elsewhere(study, done, tmp_path / "new", [file])
+    run_study(study, done, tmp_path / "new", elsewhere=elsewhere, tell=told.append)
+    assert told == []
+    assert plan(study, done, tmp_path / "new", elsewhere=elsewhere) == []
+    assert command_line(["study", config, "--out", str(tmp_path / "new"), "--join", str(file)]) == 0
+    before, after = results_of(done), json.loads((tmp_path / "new/results/results.json").read_text())
+    assert after.pop("joined") == [c["name"] for c in before["cells"]]
+    assert before.pop("joined") == []
+    assert after == before
+    assert "They hold 0 of the 8 cells" in (tmp_path / "new/results/README.md").read_text(encoding="utf-8")
+
+
+def test_parts_done_here_and_elsewhere_choose_together(done: Path, tmp_path: Path) -> None:
+    """A cell that is done here competes with those that others did, and no fit of theirs is needed here."""
+    new = "folds-waveform-tiny-sigma-0.3"
+    file, config = _told(done, new), str(done / "study.yaml")
+    command = ["study", config, "--out", str(tmp_path / "new"), "--join", str(file)]
+    assert command_line(command) == 0
+    assert [f.name for f in (tmp_path / "new/cells").iterdir()] == [new]
+    after, before = json.loads((tmp_path / "new/results/results.json").read_text()), results_of(done)
+    assert after["joined"] == [c["name"] for c in before["cells"] if c["name"] != new]
+    assert after["choices"] == before["choices"]
+    assert after["targets_reached"] == before["targets_reached"]
+    # What this folder has is never taken from elsewhere.
+    assert command_line([*command[:-1], str(_told(done))]) == 0
+    assert new not in json.loads((tmp_path / "new/results/results.json").read_text())["joined"]
+
+
+def test_a_block_that_is_named_is_done_here(done: Path, tmp_path: Path) -> None:
+    study = load_study(done / "study.yaml")
+    found = done_elsewhere(study, done, tmp_path, [_told(done)], only=("chosen",))
+    assert len(found) == 4
+    assert all(cell.name in found for cell in cells_of(study) if cell.block.name == "fixed")
+
+
+def test_an_ensemble_needs_its_members_weights_here(clips: Path, tmp_path: Path) -> None:
+    study = load_study(save(clips, ensemble_study()))
+    results = collect(study, clips, tmp_path)
+    for cell in results["cells"]:
+        if "-other-" in cell["name"]:
+            cell["training"] = {"trained_fits": 1}
+    (file := tmp_path / "told.json").write_text(json.dumps(results))
+    with pytest.raises(ConfigError, match=r"splits-clip-both-sigma-0\.3 needs the weights .* --only other"):
+        done_elsewhere(study, clips, tmp_path, [file])
+    assert done_elsewhere(study, clips, tmp_path, [file], only=("joined", "other")) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["cells"][0].update(settings="0" * 16), "made with other settings"),
+        (lambda r: r.update(targets=[40.0]), "no figures at 25 dB"),
+        (lambda r: r.update(format=1), "has format 1"),
+        (lambda r: r["cells"][0].pop("splits"), "not the results.json of a study"),
+        (lambda r: r.clear(), "not the results.json of a study"),
+        (None, "cannot read"),
+    ],
+)
+def test_results_that_do_not_fit_are_one_line(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    change: Callable[[dict[str, Any]], None] | None, message: str,
+) -> None:  # fmt: skip
+    file = tmp_path / "told.json"
+    if change is not None:
+        change(results := results_of(done))
+        file.write_text(json.dumps(results), encoding="utf-8")
+    command = [
+        "study",
+        str(done / "study.yaml"),
+        "--out",
+        str(tmp_path / "new"),
+        "--join",
+        str(file),
+        "--plan",
+    ]
+    assert command_line(command) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_expected_draws() -> None:

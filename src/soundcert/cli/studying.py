@@ -23,6 +23,14 @@ def study(
     only: Annotated[
         tuple[str, ...], Parameter(negative="", help="Work on this block of the grid; may be repeated.")
     ] = (),
+    join: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            negative="",
+            help="A results.json: cells that OUT knows nothing of are taken from it, done on another machine or at another "
+            "time. May be repeated; the first that has a cell counts.",
+        ),
+    ] = (),
     jobs: Annotated[int, Parameter(help="Fits at a time, each on one core.")] = 1,
     plan: Annotated[
         bool, Parameter(negative="", help="Say what is left to do and what it costs, and stop.")
@@ -42,14 +50,16 @@ def study(
     from soundcert.report.terminal import print_view
     from soundcert.study import collect, load_study, run_study, write_study
     from soundcert.study import plan as plan_of
+    from soundcert.study.joining import done_elsewhere
     from soundcert.study.terminal import plan_view
 
     if jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, got {jobs}")
     settings = load_study(config)
     base = config.parent
+    elsewhere = done_elsewhere(settings, base, out, join, only)
     if not write_only:
-        costs = plan_of(settings, base, out, only)
+        costs = plan_of(settings, base, out, only, elsewhere)
         if plan:
             if as_json:
                 print_json([{**vars(c), "seconds": c.seconds} for c in costs])
@@ -60,10 +70,10 @@ def study(
             print_view(plan_view(costs, jobs))
         with advising("the same command goes on where it stopped"):
             run_study(
-                settings, base, out, only=only, jobs=jobs,
+                settings, base, out, only=only, jobs=jobs, elsewhere=elsewhere,
                 tell=lambda line: print(line, file=sys.stderr, flush=True),
             )  # fmt: skip
-    found = collect(settings, base, out)
+    found = collect(settings, base, out, elsewhere)
     files = write_study(found, results or out / "results", f"soundcert study {config.as_posix()}")
     if as_json:
         print_json(found)

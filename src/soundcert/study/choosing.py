@@ -15,6 +15,7 @@ from pathlib import Path
 from soundcert.runs import open_run
 from soundcert.study.cells import Cell, asks, fit_folder
 from soundcert.study.config import StudyConfig
+from soundcert.study.joining import Elsewhere, share_at
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,14 @@ def validation_shares(folder: Path, targets: Sequence[float]) -> list[float] | N
     return [sum(x is None or x <= t for x in levels) / total if total else 0.0 for t in targets]
 
 
-def choices(study: StudyConfig, cells: Iterable[Cell], out: Path) -> list[Choice]:
+def choices(
+    study: StudyConfig, cells: Iterable[Cell], out: Path, elsewhere: Elsewhere | None = None
+) -> list[Choice]:
     """Return what validation clips choose, for each target and for all of them together.
 
-    Only cells whose every fit was looked at take part, and for a target only those whose testing clips are asked about it
-    (all, where none is). Ties go to the better sum over all targets, then to the cell that stands first in the grid.
+    elsewhere: cells that other results tell of (`joining`), which compete as those in `out` do. Only cells whose every
+    fit was looked at take part, and for a target only those whose testing clips are asked about it (all, where none is).
+    Ties go to the better sum over all targets, then to the cell that stands first in the grid.
     """
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -56,7 +60,10 @@ def choices(study: StudyConfig, cells: Iterable[Cell], out: Path) -> list[Choice
             shares: dict[str, tuple[Path, list[float]]] = {}
             for cell in members:
                 folder = fit_folder(out, cell, split)
-                seen = validation_shares(folder, study.targets)
+                if elsewhere and cell.name in elsewhere:
+                    seen = share_at(elsewhere[cell.name], split, study.targets)
+                else:
+                    seen = validation_shares(folder, study.targets)
                 if seen is not None:
                     shares[cell.name] = (folder, seen)
             if not shares:
@@ -86,9 +93,11 @@ def best_cells(
     return [*out, (None, name, means[name])]
 
 
-def chosen_folders(study: StudyConfig, cells: Iterable[Cell], out: Path) -> set[Path]:
+def chosen_folders(
+    study: StudyConfig, cells: Iterable[Cell], out: Path, elsewhere: Elsewhere | None = None
+) -> set[Path]:
     """Return the folders of the fits that any target chose."""
-    return {c.folder for c in choices(study, cells, out)}
+    return {c.folder for c in choices(study, cells, out, elsewhere)}
 
 
 def split_names(study: StudyConfig, data: str) -> list[str]:

@@ -18,22 +18,28 @@ from soundcert.runs.summary import CONFIDENCE_ALPHA, summarise, tied
 from soundcert.study.cells import Cell, Fit, cells_of, fits_of
 from soundcert.study.choosing import Choice, choices, validation_shares
 from soundcert.study.config import StudyConfig
+from soundcert.study.joining import FORMAT, Elsewhere, settings_digest, split_of
 from soundcert.study.running import finished, training_record
 
-FORMAT = 1
 
+def collect(study: StudyConfig, base: Path, out: Path, elsewhere: Elsewhere | None = None) -> dict[str, Any]:
+    """Return the study's results. What is not finished is left out and named under `unfinished`.
 
-def collect(study: StudyConfig, base: Path, out: Path) -> dict[str, Any]:
-    """Return the study's results. What is not finished is left out and named under `unfinished`."""
+    elsewhere: cells that other results tell of (`joining.done_elsewhere`), taken as they are and named under `joined`.
+    """
+    elsewhere = elsewhere or {}
     cells = cells_of(study)
     fits = {cell.name: fits_of(study, cell, base, out) for cell in cells}
-    picked = choices(study, cells, out)
+    picked = choices(study, cells, out, elsewhere)
     used = {c.folder for c in picked}
+    told = [elsewhere.get(cell.name) or _cell(study, cell, fits[cell.name]) for cell in cells]
+    known = {t["name"]: t for t in told}
     unfinished = [
         fit.name
         for group in fits.values()
         for fit in group
-        if not finished(fit) and (fit.cell.block.test == "all" or fit.folder in used)
+        if "testing" not in split_of(known[fit.cell.name], fit.split.name)
+        and (fit.cell.block.test == "all" or fit.folder in used)
     ]
     return {
         "format": FORMAT,
@@ -49,10 +55,11 @@ def collect(study: StudyConfig, base: Path, out: Path) -> dict[str, Any]:
             for name, m in study.models.items()
         },
         "published": study.published.model_dump() if study.published else None,
-        "cells": [_cell(study, cell, fits[cell.name]) for cell in cells],
+        "cells": told,
         "choices": [_choice(c) for c in picked],
-        "targets_reached": _reached(study, picked, {fit.folder: fit for g in fits.values() for fit in g}),
+        "targets_reached": _reached(study, picked, known),
         "unfinished": unfinished,
+        "joined": [cell.name for cell in cells if cell.name in elsewhere],
     }
 
 
@@ -68,17 +75,37 @@ def _cell(study: StudyConfig, cell: Cell, fits: Sequence[Fit]) -> dict[str, Any]
         "model": cell.model,
         "values": dict(cell.values),
         "stages": [run.contract.get("kind") for run in runs[:1]],
+        "settings": settings_digest(fits),
         "fits": len(fits),
         "tested_fits": len(tested),
         "training": _training(trained),
+        "splits": [_split(study, fit) for fit in fits],
     }
-    seen = [shares for fit in fits if (shares := validation_shares(fit.folder, study.targets)) is not None]
+    seen = [s["validation"] for s in out["splits"] if "validation" in s]
     if seen:
-        out["validation_share_at_target"] = {
-            f"{t:g}": _mean(column) for t, column in zip(study.targets, zip(*seen, strict=True), strict=True)
-        }
+        out["validation_share_at_target"] = {key: _mean([s[key] for s in seen]) for key in seen[0]}
     if len(tested) == len(fits):
         out["testing"] = _testing(study, tested, runs)
+    return out
+
+
+def _split(study: StudyConfig, fit: Fit) -> dict[str, Any]:
+    """What choices and targets need to know of a fit."""
+    out: dict[str, Any] = {"split": fit.split.name}
+    shares = validation_shares(fit.folder, study.targets)
+    if shares is not None:
+        out["validation"] = {f"{t:g}": share for t, share in zip(study.targets, shares, strict=True)}
+    if finished(fit):
+        run = open_run(fit.folder / "run")
+        out["testing"] = {
+            "contract": run.contract.get("kind"),
+            "alpha": fit.config.certify.alpha,
+            "clips": len(run.usable),
+            "reached": {f"{t:g}": _at_target(run.good, t) for t in study.targets},
+            # What `tied` asks of records.
+            "policy": "budget" if any(r.get("policy") == "budget" for r in run.usable) else None,
+            "recordings": [r["recording"] for r in run.usable if "recording" in r],
+        }
     return out
 
 
@@ -137,47 +164,50 @@ def _choice(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _reached(study: StudyConfig, picked: Sequence[Choice], fits: Mapping[Path, Fit]) -> list[dict[str, Any]]:
+def _reached(
+    study: StudyConfig, picked: Sequence[Choice], told: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Return certified accuracy over testing clips at each target, by the cells that validation clips chose.
 
     `per_target`: the cell chosen for that target, in each fold. `one_model`: the one cell chosen for all targets.
     `interval_95` is null, and `no_interval` says why, where the clips of all folds together are not independent.
     """
-    grouped: dict[tuple[str, str], list[Choice]] = defaultdict(list)
+    grouped: dict[tuple[str, str], list[tuple[Choice, Mapping[str, Any]]]] = defaultdict(list)
     for choice in picked:
-        grouped[choice.data, choice.pipeline].append(choice)
+        tested = split_of(told[choice.cell], choice.split).get("testing", {})
+        grouped[choice.data, choice.pipeline].append((choice, tested))
     out = []
     for (data, pipeline), members in grouped.items():
-        if not all(finished(fits[c.folder]) for c in members):
+        if not all(tested for _, tested in members):
             continue
-        runs = {c.folder: open_run(c.folder / "run") for c in members}
-        alpha = max(fits[c.folder].config.certify.alpha for c in members)
+        alpha = max(tested["alpha"] for _, tested in members)
 
-        def figure(chosen: Sequence[Choice], target: float) -> dict[str, Any]:
-            count = sum(_at_target(runs[c.folder].good, target) for c in chosen)  # noqa: B023
-            total = sum(len(runs[c.folder].usable) for c in chosen)  # noqa: B023
-            reason = tied([r for c in chosen for r in runs[c.folder].usable])  # noqa: B023
+        def figure(target: float, chosen_for: float | None) -> dict[str, Any]:
+            chosen = [(c, tested) for c, tested in members if c.target == chosen_for]  # noqa: B023
+            count = sum(tested["reached"][f"{target:g}"] for _, tested in chosen)
+            total = sum(tested["clips"] for _, tested in chosen)
+            reason = tied(
+                [{"policy": tested["policy"]} for _, tested in chosen]
+                + [{"recording": name} for _, tested in chosen for name in tested["recordings"]]
+            )
             ends = None if reason else accuracy_interval(count, total, CONFIDENCE_ALPHA, alpha)  # noqa: B023
             return {
-                "cells": sorted({c.cell for c in chosen}),
+                "cells": sorted({c.cell for c, _ in chosen}),
                 "count": count,
                 "total": total,
                 "interval_95": list(ends) if ends else None,
                 **({"no_interval": reason} if reason else {}),
-                "validation": _mean([c.score for c in chosen]),
+                "validation": _mean([c.score for c, _ in chosen]),
             }
 
-        overall = [c for c in members if c.target is None]
         out.append(
             {
                 "data": data,
                 "pipeline": pipeline,
-                "contract": runs[members[0].folder].contract.get("kind"),
+                "contract": members[0][1]["contract"],
                 "alpha": alpha,
-                "per_target": {
-                    f"{t:g}": figure([c for c in members if c.target == t], t) for t in study.targets
-                },
-                "one_model": {f"{t:g}": figure(overall, t) for t in study.targets},
+                "per_target": {f"{t:g}": figure(t, t) for t in study.targets},
+                "one_model": {f"{t:g}": figure(t, None) for t in study.targets},
             }
         )
     return out

@@ -24,6 +24,7 @@ from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import Model
 from soundcert.study.cells import Fit, fits_of, members_of
 from soundcert.study.config import StudyConfig
+from soundcert.study.joining import Elsewhere
 from soundcert.study.running import chosen_cells, finished
 
 #: Probabilities of the top class in a trained model, over clips.
@@ -51,12 +52,15 @@ class CellCost:
         return self.train_seconds + self.choose_seconds + self.test_seconds
 
 
-def plan(study: StudyConfig, base: Path, out: Path, only: Sequence[str] = ()) -> list[CellCost]:
-    """Return what each cell still costs. Cells of one shape and network are measured once."""
+def plan(
+    study: StudyConfig, base: Path, out: Path, only: Sequence[str] = (), elsewhere: Elsewhere | None = None
+) -> list[CellCost]:
+    """Return what each cell still costs, but for those done elsewhere. Cells of one shape and network are measured once."""
+    wanted = [cell for cell in chosen_cells(study, only) if cell.name not in (elsewhere or {})]
     known: dict[str, tuple[float, float]] = {}
     costs = []
     # All cells are read before the first is measured: a mistake in the last costs no time.
-    everything = [(cell, fits_of(study, cell, base, out)) for cell in chosen_cells(study, only)]
+    everything = [(cell, fits_of(study, cell, base, out)) for cell in wanted]
     for cell, fits in everything:
         untrained = [f for f in fits if f.trains and not (f.folder / "train.json").exists()]
         untested = [f for f in fits if cell.block.test != "none" and not finished(f)]

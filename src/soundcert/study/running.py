@@ -31,6 +31,7 @@ from soundcert.runs.executors import LocalExecutor
 from soundcert.study.cells import Cell, Fit, cells_of, fits_of
 from soundcert.study.choosing import chosen_folders
 from soundcert.study.config import StudyConfig
+from soundcert.study.joining import Elsewhere
 from soundcert.train import train
 
 Tell = Callable[[str], None]
@@ -43,14 +44,18 @@ def run_study(
     *,
     only: Sequence[str] = (),
     jobs: int = 1,
+    elsewhere: Elsewhere | None = None,
     tell: Tell = lambda _: None,
 ) -> None:
     """Do what of a study is not done yet.
 
     base: where the study's relative paths start. out: the study's folder. only: names of blocks to work on, all by
-    default. jobs: fits at a time, each in a process with one thread. tell: called with a line for each thing done.
+    default. jobs: fits at a time, each in a process with one thread. elsewhere: cells that other results tell of: they
+    compete for the targets, and nothing is done for them. tell: called with a line for each thing done.
     """
-    fits = {cell.name: fits_of(study, cell, base, out) for cell in chosen_cells(study, only)}
+    elsewhere = elsewhere or {}
+    here = [cell for cell in chosen_cells(study, only) if cell.name not in elsewhere]
+    fits = {cell.name: fits_of(study, cell, base, out) for cell in here}
     everything = [fit for group in fits.values() for fit in group]
     for fit in everything:
         _prepare(fit)
@@ -58,7 +63,7 @@ def run_study(
         for part in ([f for f in everything if f.trains], [f for f in everything if not f.trains]):
             _all([submit(train_fit, fit) for fit in part], tell)
     # Among all cells that were looked at, in whatever call: a part of the grid must not choose by itself.
-    wanted = chosen_folders(study, cells_of(study), out)
+    wanted = chosen_folders(study, cells_of(study), out, elsewhere)
     testing = [fit for fit in everything if fit.cell.block.test == "all" or fit.folder in wanted]
     with _workers(jobs) as submit:
         _all([submit(test_fit, fit) for fit in testing], tell)

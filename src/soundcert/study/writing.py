@@ -45,6 +45,12 @@ def markdown(results: Results, pictures: list[str], command: str) -> str:
     """Return the study's page."""
     found = tables(results)
     lines = [f"# {escaped(results['title'])}", "", f"Written by `{command}`, from the run directories.", ""]
+    if joined := results["joined"]:
+        others = len(results["cells"]) - len(joined)
+        lines[2] += (
+            f" They hold {others} of the {len(results['cells'])} cells; the others are as an earlier or another run of the "
+            "study wrote them down (`joined` in results.json names them)."
+        )
     lines += [
         f"- **{escaped(d['title'])}**: {escaped(d['note'])}" for d in results["data"].values() if d["note"]
     ]
