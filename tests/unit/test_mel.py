@@ -57,6 +57,20 @@ def test_bands_are_those_of_the_products(kind, batch, samples):
     assert ((got - expected).abs() <= 1e-6 * scale + 1e-5 * expected).all()
 
 
+@pytest.mark.parametrize("floor", [1e-37, 1e-6, 1.0, 100.0])
+@pytest.mark.parametrize("level", [1e-12, 1.0, 1e12])
+def test_logarithms_are_right_to_the_last_places(floor, level):
+    stage = LogMel(floor=floor)
+    x = waves(3, 16_000, seed=1) * level
+    bands = by_products(stage, x.double())
+    assert torch.allclose(stage(x).double(), torch.log(bands + floor), rtol=3e-7, atol=1.5e-5)
+    # Against its own bands, where no sum of squares blurs it.
+    own = torch.log(band_values(stage, x).double() + floor)
+    assert torch.allclose(stage(x).double(), own, rtol=2e-7, atol=5e-7)
+    silent = stage(torch.zeros(1, 16_000))
+    assert torch.allclose(silent, torch.full_like(silent, np.log(floor)), rtol=1e-7, atol=0)
+
+
 def test_a_clips_bands_are_the_same_bits_alone_and_anywhere_in_a_batch():
     stage = LogMel(floor=1.0)
     x = waves(9, 7000)

@@ -43,7 +43,8 @@ class GlobalMean(nn.Module):
     """Mean over bands and frames: `(batch, channels, bands, frames)` to `(batch, channels)`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
+        # Not x.mean: pooling has a kernel for the layout that convolutions leave, which a mean would first undo.
+        return nn.functional.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
 def _stem(width: int) -> list[nn.Module]:

@@ -33,26 +33,38 @@ LENGTHS = (256, 512, 1024, 2048)
 _ROW = LANES + 8
 _LINE = LANES + REACH
 _PAIR = 2 * _ROW
-_HALF = np.float32(0.5)
+_HALF, _ONE, _INFINITY = np.float32(0.5), np.float32(1.0), np.float32(np.inf)
+_ROOT_HALF = np.int32(0x3F3504F3)  # the bits of √½
+_MANTISSA, _23 = np.int32(0x7FFFFF), np.int32(23)
+# ln 2 in two parts, the first times any exponent exact; and ln m = 2t + t³(L0 + t²(L1 + t²·L2)), to 2·10⁻¹⁰.
+_LN_2, _LN_2_REST = np.float32(0.693145751953125), np.float32(1.4286068203094172e-06)
+_L0, _L1, _L2 = np.float32(0.6666682), np.float32(0.39973605), np.float32(0.2996127)
 
-#: waves, window, turns, half turns, rows of bins, rows of filters, their weights, their counts, bands
+#: waves, zeros around each, hop, hops a wave, window, turns, half turns, rows of bins, rows of filters, their weights,
+#: their counts, floor, bands
 Run = Callable[..., None]
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def _turn(waves: np.ndarray, first: int, lines: np.ndarray) -> None:
-    """Write LANES + REACH hops from `first` on as columns; zeros where there are no more."""
-    hop = waves.shape[1]
-    count = min(_LINE, len(waves) - first)
-    whole = count - count % 4
-    for c in range(0, whole, 4):
-        w0, w1, w2, w3 = waves[first + c], waves[first + c + 1], waves[first + c + 2], waves[first + c + 3]
-        for j in range(hop):
-            o = j * _LINE + c
-            lines[o], lines[o + 1], lines[o + 2], lines[o + 3] = w0[j], w1[j], w2[j], w3[j]
-    for c in range(whole, _LINE):
-        for j in range(hop):
-            lines[j * _LINE + c] = waves[first + c, j] if c < count else np.float32(0)
+def _turn(waves: np.ndarray, pad: int, hops: int, hop: int, first: int, lines: np.ndarray) -> None:
+    """Write LANES + REACH hops from `first` on as columns, numbered through the batch; zeros where there is no sample."""
+    size = waves.shape[1]
+    for c in range(0, _LINE, 4):
+        clip, start = (first + c) // hops, (first + c) % hops * hop - pad
+        if clip < len(waves) and start >= 0 and start + 4 * hop <= size:
+            w = waves[clip, start:]
+            w0, w1, w2, w3 = w[:hop], w[hop : 2 * hop], w[2 * hop : 3 * hop], w[3 * hop : 4 * hop]
+            for j in range(hop):
+                o = j * _LINE + c
+                lines[o], lines[o + 1], lines[o + 2], lines[o + 3] = w0[j], w1[j], w2[j], w3[j]
+            continue
+        for d in range(c, c + 4):
+            clip, start = (first + d) // hops, (first + d) % hops * hop - pad
+            if clip >= len(waves):
+                start = size
+            for j in range(hop):
+                inside = 0 <= start + j < size
+                lines[j * _LINE + d] = waves[clip, start + j] if inside else np.float32(0)
 
 
 @numba.njit(nogil=True, error_model="numpy")
@@ -151,43 +163,68 @@ def _powers(z: np.ndarray, m: int, rows: np.ndarray, halves: np.ndarray) -> None
 
 
 @numba.njit(nogil=True, error_model="numpy")
+def _logarithm(x: np.ndarray, room: np.ndarray, out: np.ndarray) -> None:
+    """Write ln x for numbers from 2⁻¹²⁶ on, infinity and NaN among them. x is lost; room: for as many numbers.
+
+    x = 2^e·m with m from √½ to √2; ln m = 2 artanh t with t = (m − 1)/(m + 1), as a polynomial in t.
+    """
+    # One loop for each change between numbers and their bits: each is then done many values at a time.
+    bits = x.view(np.int32)
+    for i in range(LANES):
+        out[i] = x[i]
+    for i in range(LANES):
+        k = np.int32(bits[i] - _ROOT_HALF)
+        room[i] = np.float32(k >> _23)
+        bits[i] = np.int32((k & _MANTISSA) + _ROOT_HALF)
+    for i in range(LANES):
+        t = (x[i] - _ONE) / (x[i] + _ONE)
+        q = t * t
+        ln = room[i] * _LN_2_REST + (((q * _L2 + _L1) * q + _L0) * q * t + (t + t))
+        out[i] = room[i] * _LN_2 + ln if out[i] < _INFINITY else out[i]
+
+
+@numba.njit(nogil=True, error_model="numpy")
 def _sum(
-    z: np.ndarray, rows: np.ndarray, weights: np.ndarray, counts: np.ndarray, first: int, hops: int,
-    total: np.ndarray, out: np.ndarray,
+    z: np.ndarray, rows: np.ndarray, weights: np.ndarray, counts: np.ndarray, floor: np.float32,
+    first: int, hops: int, room: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """Write the bands of the frames from `first` on, numbered through the batch with `hops` a clip."""
+    """Write the bands of the frames from `first` on, numbered through the batch with `hops` a clip. room: three lines."""
     at = 0
+    total, logs = room[0], room[1]
     for band in range(len(counts)):
         for lane in range(LANES):
-            total[lane] = 0
+            total[lane] = floor
         for _ in range(counts[band]):
             a, b, c, d = z[rows[at] :], z[rows[at + 1] :], z[rows[at + 2] :], z[rows[at + 3] :]
             u, v, w, x = weights[at], weights[at + 1], weights[at + 2], weights[at + 3]
             for lane in range(LANES):
                 total[lane] += (a[lane] * u + b[lane] * v) + (c[lane] * w + d[lane] * x)
             at += 4
+        values = total
+        if floor > 0:
+            _logarithm(total, room[2], logs)
+            values = logs
         lane = 0
         while lane < LANES and first + lane < len(out) * hops:
             clip, frame = (first + lane) // hops, (first + lane) % hops
             for i in range(min(out.shape[2] - frame, LANES - lane)):
-                out[clip, band, frame + i] = total[lane + i]
+                out[clip, band, frame + i] = values[lane + i]
             lane += hops - frame
 
 
 def _run(
-    waves: np.ndarray, window: np.ndarray, turns: np.ndarray, halves: np.ndarray, bins: np.ndarray,
-    rows: np.ndarray, weights: np.ndarray, counts: np.ndarray, out: np.ndarray,
+    waves: np.ndarray, pad: int, hop: int, hops: int, window: np.ndarray, turns: np.ndarray, halves: np.ndarray,
+    bins: np.ndarray, rows: np.ndarray, weights: np.ndarray, counts: np.ndarray, floor: np.float32, out: np.ndarray,
 ) -> None:  # fmt: skip
-    hop, m = waves.shape[1], len(window) // 2
-    hops = len(waves) // len(out)
+    m = len(window) // 2
     lines, z = np.empty(hop * _LINE, np.float32), np.empty(m * _PAIR, np.float32)
-    total = np.empty(LANES, np.float32)
-    for first in range(0, len(waves), LANES):
-        _turn(waves, first, lines)
+    room = np.empty((3, LANES), np.float32)
+    for first in range(0, len(out) * hops, LANES):
+        _turn(waves, pad, hops, hop, first, lines)
         _frame(lines, hop, window, z)
         _transform(z, m, turns)
         _powers(z, m, bins, halves)
-        _sum(z, rows, weights, counts, first, hops, total, out)
+        _sum(z, rows, weights, counts, floor, first, hops, room, out)
 
 
 class Bands:
@@ -197,8 +234,8 @@ class Bands:
     filters: `(n_mels, n_fft//2 + 1)`.
     """
 
-    def __init__(self, run: Run, window: np.ndarray, filters: np.ndarray) -> None:
-        self._run = run
+    def __init__(self, run: Run, window: np.ndarray, filters: np.ndarray, hop: int) -> None:
+        self._run, self._hop = run, hop
         n = len(window)
         m = n // 2
         bins = np.append(_places(m) * _PAIR, _ROW)  # |X[m]|² lies beside |X[0]|²
@@ -223,13 +260,16 @@ class Bands:
             np.array(counts),
         )
 
-    def __call__(self, waves: np.ndarray, frames: int) -> np.ndarray:
-        """Return bands, `(batch, n_mels, frames)` float32.
+    def __call__(self, waves: np.ndarray, pad: int, floor: float = 0.0) -> np.ndarray:
+        """Return bands, `(batch, n_mels, frames)` float32, or with a floor from 2⁻¹²⁶ on ln(band + floor).
 
-        waves: `(batch, hops, hop)` float32, in one piece; frame f starts with hop f.
+        waves: `(batch, samples)` float32, in one piece, taken with so many zeros before and after each.
         """
-        out = np.empty((len(waves), len(self._tables[-1]), frames), np.float32)
-        self._run(waves.reshape(-1, waves.shape[2]), *self._tables, out)
+        window, counts = self._tables[0], self._tables[-1]
+        samples = waves.shape[1] + 2 * pad
+        hops, frames = -(-samples // self._hop), 1 + (samples - len(window)) // self._hop
+        out = np.empty((len(waves), len(counts), frames), np.float32)
+        self._run(waves, pad, self._hop, hops, *self._tables, np.float32(floor), out)
         return out
 
 
@@ -241,14 +281,17 @@ def compiled() -> Run | None:
 
 def _finds_the_same(run: Run) -> bool:
     random = np.random.default_rng(0)
-    hops, frames = LANES // 2 + 8, LANES // 2 + 5
     for n in LENGTHS:
-        hop = n // 3
-        waves = random.standard_normal((2, hops, hop), dtype=np.float32)
+        hop, pad = n // 3, n // 2
+        waves = random.standard_normal((2, (LANES // 2 + 5) * hop), dtype=np.float32)
         window, filters = np.hanning(n), random.random((5, n // 2 + 1)) * np.tri(5, n // 2 + 1, n // 3)
-        pieces = sliding_window_view(waves.reshape(2, -1).astype(np.float64), n, axis=1)[:, ::hop][:, :frames]
-        expected = filters @ np.square(np.abs(np.fft.rfft(pieces * window))).transpose(0, 2, 1)
-        if not np.allclose(Bands(run, window, filters)(waves, frames), expected, rtol=1e-4):
+        padded = np.pad(waves.astype(np.float64), ((0, 0), (pad, pad)))
+        spectra = np.fft.rfft(sliding_window_view(padded, n, axis=1)[:, ::hop] * window)
+        expected = filters @ np.square(np.abs(spectra)).transpose(0, 2, 1)
+        bands = Bands(run, window, filters, hop)
+        if not np.allclose(bands(waves, pad), expected, rtol=1e-4):
+            return False
+        if not np.allclose(bands(waves, pad, 0.5), np.log(expected + 0.5), rtol=0, atol=1e-4):
             return False
     return True
 
@@ -277,8 +320,8 @@ def _floats(x: np.ndarray) -> np.ndarray:
 def make(keep: bool) -> Run:
     """Compile, which takes seconds; with `keep`, take what an earlier call left on the disk, or leave it there."""
     signature = (
-        "void(float32[:,::1], float32[::1], float32[:,::1], float32[:,::1], int64[::1], int64[::1], float32[::1], "
-        "int64[::1], float32[:,:,::1])"
+        "void(float32[:,::1], int64, int64, int64, float32[::1], float32[:,::1], float32[:,::1], int64[::1], int64[::1], "
+        "float32[::1], int64[::1], float32, float32[:,:,::1])"
     )
     made: Any = numba.njit(signature, cache=keep, nogil=True, error_model="numpy")(_run)
     run: Run = made

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from soundcert.stages.spectra import Frames, frame_window, padded, spectrum, square, stft, tensor_of
 
 if TYPE_CHECKING:
     from soundcert.stages.abreast import Bands
+
+
+_LEAST_NORMAL = 2.0**-126  # of float32
 
 
 @runtime_checkable
@@ -116,13 +118,10 @@ def filter_key(stage: Mel) -> tuple[int, int, int, float, float | None, str, str
 def band_values(stage: Mel, x: Tensor) -> Tensor:
     """Return the bands before floor and logarithm, `(batch, n_mels, frames)`.
 
-    Float32 on the CPU that needs no gradient goes through compiled code, in half the time or less.
+    Float32 on the CPU that needs no gradient goes through compiled code (`abreast`), in half the time or less.
     """
-    if type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad:
-        bands = _abreast(stage)
-        if bands is not None:
-            return _by_lanes(stage, x, bands)
-    return by_products(stage, x)
+    bands = _compiled(stage, x)
+    return by_products(stage, x) if bands is None else _by_lanes(stage, x, bands)
 
 
 def by_products(stage: Mel, x: Tensor) -> Tensor:
@@ -138,12 +137,15 @@ def by_products(stage: Mel, x: Tensor) -> Tensor:
     return bands.reshape(len(bands), *values.shape[:2]).transpose(0, 1)
 
 
-def _by_lanes(stage: Mel, x: Tensor, bands: Bands) -> Tensor:
-    waves = padded(stage, x)
-    samples = waves.shape[1]
-    hops = -(-samples // stage.hop)
-    waves = F.pad(waves, (0, hops * stage.hop - samples)).reshape(len(x), hops, stage.hop).contiguous()
-    return torch.from_numpy(bands(waves.numpy(), 1 + (samples - stage.n_fft) // stage.hop))
+def _compiled(stage: Mel, x: Tensor) -> Bands | None:
+    plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad
+    return _abreast(stage) if plain else None
+
+
+def _by_lanes(stage: Mel, x: Tensor, bands: Bands, floor: float = 0.0) -> Tensor:
+    pad = stage.n_fft // 2 if stage.pad_mode == "constant" else 0
+    waves = x if pad else padded(stage, x)
+    return torch.from_numpy(bands(waves.contiguous().numpy(), pad, floor))
 
 
 @lru_cache(maxsize=64)
@@ -158,11 +160,15 @@ def _abreast(stage: Mel) -> Bands | None:
     if run is None:
         return None
     window = frame_window(stage, torch.float64, torch.device("cpu")).numpy()
-    return Bands(run, window, mel_filters(*filter_key(stage)))
+    return Bands(run, window, mel_filters(*filter_key(stage)), stage.hop)
 
 
 def log_mel(stage: Mel, x: Tensor) -> Tensor:
     """Return log-mel features, `(batch, n_mels, frames)`."""
+    if stage.log == "ln" and stage.floor_mode == "add" and stage.floor >= _LEAST_NORMAL:
+        compiled = _compiled(stage, x)
+        if compiled is not None:
+            return _by_lanes(stage, x, compiled, stage.floor)
     bands = band_values(stage, x)
     bands = bands + stage.floor if stage.floor_mode == "add" else bands.clamp(min=stage.floor)
     if stage.log == "ln":
