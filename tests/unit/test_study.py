@@ -670,7 +670,9 @@ def test_a_study_done_elsewhere_is_written_down_the_same(done: Path, tmp_path: P
     assert after.pop("joined") == [c["name"] for c in before["cells"]]
     assert before.pop("joined") == []
     assert after == before
-    assert "They hold 0 of the 8 cells" in (tmp_path / "new/results/README.md").read_text(encoding="utf-8")
+    assert "8 of the 8 cells are not among them" in (tmp_path / "new/results/README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_parts_done_here_and_elsewhere_choose_together(done: Path, tmp_path: Path) -> None:
@@ -696,16 +698,82 @@ def test_a_block_that_is_named_is_done_here(done: Path, tmp_path: Path) -> None:
     assert all(cell.name in found for cell in cells_of(study) if cell.block.name == "fixed")
 
 
-def test_an_ensemble_needs_its_members_weights_here(clips: Path, tmp_path: Path) -> None:
-    study = load_study(save(clips, ensemble_study()))
+def test_an_ensemble_needs_its_members_weights_here(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = load_study(file := save(clips, ensemble_study()))
     results = collect(study, clips, tmp_path)
     for cell in results["cells"]:
         if "-other-" in cell["name"]:
-            cell["training"] = {"trained_fits": 1}
-    (file := tmp_path / "told.json").write_text(json.dumps(results))
-    with pytest.raises(ConfigError, match=r"splits-clip-both-sigma-0\.3 needs the weights .* --only other"):
-        done_elsewhere(study, clips, tmp_path, [file])
-    assert done_elsewhere(study, clips, tmp_path, [file], only=("joined", "other")) == {}
+            cell["training"] = {"trained_fits": len(cell["splits"]), "epochs": [4], "best_epochs": [1], "seconds": 1.0,
+                                "validation_accuracy_under_noise": 0.5}  # fmt: skip
+    (told := tmp_path / "told.json").write_text(json.dumps(results))
+    command = ["study", str(file), "--out", str(tmp_path / "new"), "--join", str(told)]
+    assert command_line([*command, "--plan"]) == 0
+    assert command_line([*command, "--write-only"]) == 1
+    capsys.readouterr()
+    assert command_line(command) == 2
+    error = capsys.readouterr().err
+    assert "splits-clip-both-sigma-0.3 needs the weights of splits-clip-other-sigma-0.3-floor-2" in error
+    assert "--only other" in error
+    assert done_elsewhere(study, clips, tmp_path, [told], only=("joined", "other")) == {}
+
+
+def test_an_ensembles_settings_are_those_of_its_members_too(clips: Path, tmp_path: Path) -> None:
+    def settings(values: dict[str, Any]) -> str:
+        results = collect(load_study(save(clips, values)), clips, tmp_path)
+        return next(c["settings"] for c in results["cells"] if "splits-clip-both" in c["name"])
+
+    def changed(*way: str | int, to: Any) -> dict[str, Any]:
+        values = json.loads(json.dumps(ensemble_study()))
+        part = values
+        for step in way[:-1]:
+            part = part[step]
+        part[way[-1]] = to
+        return values
+
+    others = [
+        changed("models", "tiny", "options", "width", to=16),
+        changed("data", "splits", "train", "epochs", to=5),
+        changed("data", "splits", "validation_limit", to=2),
+        changed("data", "splits", "clips", "root", to="folds.csv"),
+        changed("data", "splits", "extra", to=[{"source": "manifest", "root": "splits.csv"}]),
+        changed("grid", 0, "choose", to=30),
+        changed("certify", "n", to=300),
+    ]
+    assert len({settings(v) for v in [ensemble_study(), *others]}) == 1 + len(others)
+
+
+def test_a_cell_that_is_not_finished_elsewhere_is_done_here(done: Path, tmp_path: Path) -> None:
+    study, results = load_study(done / "study.yaml"), results_of(done)
+    cells = {c["name"]: c for c in results["cells"]}
+    del cells["folds-waveform-tiny-sigma-0.05"]["splits"][1]["testing"]
+    del cells["folds-waveform-tiny-sigma-0.3"]["splits"][2]["validation"]
+    (file := tmp_path / "part.json").write_text(json.dumps(results))
+    found = done_elsewhere(study, done, tmp_path, [file])
+    assert set(cells) - set(found) == {"folds-waveform-tiny-sigma-0.05", "folds-waveform-tiny-sigma-0.3"}
+    whole = done_elsewhere(study, done, tmp_path, [file, done / "out/results/results.json"])
+    assert set(whole) == set(cells)
+
+
+def test_targets_in_another_order_or_fewer_stand_under_their_names(done: Path, tmp_path: Path) -> None:
+    values = study_values()
+    before = {c["name"]: c for c in results_of(done)["cells"]}
+    values["targets"] = [15, 40]
+    values["grid"][1]["decide"] = {"over_sigma": [0.0, 1.0]}
+    study = load_study(save(shutil.copytree(done, tmp_path / "copy"), values))
+    told = json.loads(json.dumps(results_of(done)))
+    now = {c["name"]: c["settings"] for c in collect(study, tmp_path / "copy", tmp_path / "none")["cells"]}
+    for cell in told["cells"]:
+        cell["settings"] = now[cell["name"]]
+    (file := tmp_path / "told.json").write_text(json.dumps(told))
+    elsewhere = done_elsewhere(study, tmp_path / "copy", tmp_path / "none", [file])
+    results = collect(study, tmp_path / "copy", tmp_path / "none", elsewhere)
+    table = next(t for t in tables(results) if t.name == "validation-splits")
+    assert table.head[3:] == ("15 dB", "40 dB")
+    name = "splits-waveform-tiny-sigma-0.3"
+    shares = before[name]["validation_share_at_target"]
+    assert table.rows[0][3:] == tuple(f"{100 * shares[t]:.1f} %" for t in ("15", "40"))
 
 
 @pytest.mark.parametrize(
@@ -715,6 +783,15 @@ def test_an_ensemble_needs_its_members_weights_here(clips: Path, tmp_path: Path)
         (lambda r: r.update(targets=[40.0]), "no figures at 25 dB"),
         (lambda r: r.update(format=1), "has format 1"),
         (lambda r: r["cells"][0].pop("splits"), "not the results.json of a study"),
+        (lambda r: r["cells"][0].update(name=["a"]), "not the results.json of a study"),
+        (lambda r: r["cells"][-1]["splits"][0]["validation"].pop("40"), "not the results.json of a study"),
+        (
+            lambda r: r["cells"][-1]["splits"][0]["validation"].update({"40": 7.0}),
+            "not the results.json of a study",
+        ),
+        (lambda r: r["cells"][0]["splits"][0].update(testing={}), "not the results.json of a study"),
+        (lambda r: r["cells"][0]["training"].pop("seconds"), "not complete, or was changed"),
+        (lambda r: r["cells"][0]["testing"].clear(), "not complete, or was changed"),
         (lambda r: r.clear(), "not the results.json of a study"),
         (None, "cannot read"),
     ],

@@ -52,12 +52,15 @@ def study(
     from soundcert.study import plan as plan_of
     from soundcert.study.joining import done_elsewhere
     from soundcert.study.terminal import plan_view
+    from soundcert.study.writing import check_joined
 
     if jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, got {jobs}")
     settings = load_study(config)
     base = config.parent
     elsewhere = done_elsewhere(settings, base, out, join, only)
+    if elsewhere:
+        check_joined(collect(settings, base, out, elsewhere), join)
     if not write_only:
         costs = plan_of(settings, base, out, only, elsewhere)
         if plan:

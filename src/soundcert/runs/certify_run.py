@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -288,12 +289,21 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "scipy": scipy.__version__,
+        "numba": _numba(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": cpu_count(),
         "noise": NOISE,
         "gpu": _gpu(),
     }
+
+
+def _numba() -> str | None:
+    """Return numba's version; None where it is not installed, so that noise and mel bands are numpy's and torch's."""
+    try:
+        return version("numba")
+    except PackageNotFoundError:
+        return None
 
 
 def _gpu() -> str | None:

@@ -163,14 +163,15 @@ def _powers(z: np.ndarray, m: int, rows: np.ndarray, halves: np.ndarray) -> None
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def _logarithm(x: np.ndarray, room: np.ndarray, out: np.ndarray) -> None:
-    """Write ln x for numbers from 2⁻¹²⁶ on, infinity and NaN among them. x is lost; room: for as many numbers.
+def _logarithm(x: np.ndarray, floor: np.float32, room: np.ndarray, out: np.ndarray) -> None:
+    """Write ln(x + floor) for sums from 2⁻¹²⁶ on, infinity and NaN among them. x is lost; room: for as many numbers.
 
-    x = 2^e·m with m from √½ to √2; ln m = 2 artanh t with t = (m − 1)/(m + 1), as a polynomial in t.
+    x + floor = 2^e·m with m from √½ to √2; ln m = 2 artanh t with t = (m − 1)/(m + 1), as a polynomial in t.
     """
     # One loop for each change between numbers and their bits: each is then done many values at a time.
     bits = x.view(np.int32)
     for i in range(LANES):
+        x[i] += floor
         out[i] = x[i]
     for i in range(LANES):
         k = np.int32(bits[i] - _ROOT_HALF)
@@ -193,7 +194,7 @@ def _sum(
     total, logs = room[0], room[1]
     for band in range(len(counts)):
         for lane in range(LANES):
-            total[lane] = floor
+            total[lane] = 0
         for _ in range(counts[band]):
             a, b, c, d = z[rows[at] :], z[rows[at + 1] :], z[rows[at + 2] :], z[rows[at + 3] :]
             u, v, w, x = weights[at], weights[at + 1], weights[at + 2], weights[at + 3]
@@ -202,7 +203,7 @@ def _sum(
             at += 4
         values = total
         if floor > 0:
-            _logarithm(total, room[2], logs)
+            _logarithm(total, floor, room[2], logs)
             values = logs
         lane = 0
         while lane < LANES and first + lane < len(out) * hops:
@@ -245,11 +246,10 @@ class Bands:
         for row in filters:
             used = np.flatnonzero(row)
             first, last = (used[0], used[-1] + 1) if len(used) else (0, 0)
-            counts.append(-(-(last - first) // 4))
-            first = min(first, m + 1 - 4 * counts[-1])
-            some = slice(first, first + 4 * counts[-1])
-            rows.append(bins[some])
-            weights.append(row[some])
+            more = (first - last) % 4  # four bins at a time: what is missing are others without weight
+            counts.append((last - first + more) // 4)
+            rows.append(np.pad(bins[first:last], (0, more), constant_values=bins[first]))
+            weights.append(np.pad(row[first:last], (0, more)))
         self._tables = (
             _floats(window),
             _circle(np.arange(m) / m),

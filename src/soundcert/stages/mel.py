@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from soundcert.stages.spectra import Frames, frame_window, padded, spectrum, square, stft, tensor_of
 
@@ -120,8 +121,8 @@ def band_values(stage: Mel, x: Tensor) -> Tensor:
 
     Float32 on the CPU that needs no gradient goes through compiled code (`abreast`), in half the time or less.
     """
-    bands = _compiled(stage, x)
-    return by_products(stage, x) if bands is None else _by_lanes(stage, x, bands)
+    bands = _by_lanes(stage, x)
+    return by_products(stage, x) if bands is None else bands
 
 
 def by_products(stage: Mel, x: Tensor) -> Tensor:
@@ -137,15 +138,26 @@ def by_products(stage: Mel, x: Tensor) -> Tensor:
     return bands.reshape(len(bands), *values.shape[:2]).transpose(0, 1)
 
 
-def _compiled(stage: Mel, x: Tensor) -> Bands | None:
-    plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad
-    return _abreast(stage) if plain else None
-
-
-def _by_lanes(stage: Mel, x: Tensor, bands: Bands, floor: float = 0.0) -> Tensor:
+def _by_lanes(stage: Mel, x: Tensor, floor: float = 0.0) -> Tensor | None:
+    """Return the bands, or with a floor their logarithm, from compiled code; None where torch must do it."""
+    ours = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 2
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if not ours or traced or x.requires_grad:
+        return None
+    if forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
+        return None
+    bands = _abreast(stage)
+    if bands is None:
+        return None
     pad = stage.n_fft // 2 if stage.pad_mode == "constant" else 0
     waves = x if pad else padded(stage, x)
-    return torch.from_numpy(bands(waves.contiguous().numpy(), pad, floor))
+    if waves.shape[1] + 2 * pad < stage.n_fft:
+        return None
+    try:
+        array = waves.contiguous().numpy()
+    except RuntimeError:  # no numbers to be had: inside of torch.func's transforms
+        return None
+    return torch.from_numpy(bands(array, pad, floor))
 
 
 @lru_cache(maxsize=64)
@@ -155,20 +167,22 @@ def _abreast(stage: Mel) -> Bands | None:
         from soundcert.stages.abreast import LENGTHS, REACH, Bands, compiled
     except Exception:  # no numba for this Python or numpy
         return None
-    covered = stage.power == 2.0 and stage.n_fft in LENGTHS and stage.n_fft <= (REACH + 1) * stage.hop
+    filters = mel_filters(*filter_key(stage))
+    reach = stage.hop <= stage.n_fft <= (REACH + 1) * stage.hop
+    covered = stage.power == 2.0 and stage.n_fft in LENGTHS and reach and np.isfinite(filters).all()
     run = compiled() if covered else None
     if run is None:
         return None
     window = frame_window(stage, torch.float64, torch.device("cpu")).numpy()
-    return Bands(run, window, mel_filters(*filter_key(stage)), stage.hop)
+    return Bands(run, window, filters, stage.hop)
 
 
 def log_mel(stage: Mel, x: Tensor) -> Tensor:
     """Return log-mel features, `(batch, n_mels, frames)`."""
     if stage.log == "ln" and stage.floor_mode == "add" and stage.floor >= _LEAST_NORMAL:
-        compiled = _compiled(stage, x)
-        if compiled is not None:
-            return _by_lanes(stage, x, compiled, stage.floor)
+        logs = _by_lanes(stage, x, stage.floor)
+        if logs is not None:
+            return logs
     bands = band_values(stage, x)
     bands = bands + stage.floor if stage.floor_mode == "add" else bands.clamp(min=stage.floor)
     if stage.log == "ln":

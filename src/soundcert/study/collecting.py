@@ -32,7 +32,14 @@ def collect(study: StudyConfig, base: Path, out: Path, elsewhere: Elsewhere | No
     fits = {cell.name: fits_of(study, cell, base, out) for cell in cells}
     picked = choices(study, cells, out, elsewhere)
     used = {c.folder for c in picked}
-    told = [elsewhere.get(cell.name) or _cell(study, cell, fits[cell.name]) for cell in cells]
+    told = [
+        elsewhere.get(cell.name)
+        or {
+            **_cell(study, cell, fits[cell.name]),
+            "settings": settings_digest(study, base, out, cell, fits[cell.name]),
+        }
+        for cell in cells
+    ]
     known = {t["name"]: t for t in told}
     unfinished = [
         fit.name
@@ -75,7 +82,6 @@ def _cell(study: StudyConfig, cell: Cell, fits: Sequence[Fit]) -> dict[str, Any]
         "model": cell.model,
         "values": dict(cell.values),
         "stages": [run.contract.get("kind") for run in runs[:1]],
-        "settings": settings_digest(fits),
         "fits": len(fits),
         "tested_fits": len(tested),
         "training": _training(trained),

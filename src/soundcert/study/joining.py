@@ -1,25 +1,64 @@
 """Cells of a study that were done elsewhere: what another machine's `results.json`, or an earlier one, says of them.
 
 Validation shares and counts of testing clips are in there fit by fit, which is all that choices and tables need; weights
-and certificates are not. A cell that the study's own folder knows is never taken from elsewhere.
+and certificates are not. A cell that the study's own folder knows is never taken from elsewhere, and neither is one that
+is not finished there.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NoReturn
 
-from soundcert.data import without_roots
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from soundcert.errors import ConfigError
-from soundcert.study.cells import Fit, cells_of, fits_of, members_of
+from soundcert.study.cells import Cell, Fit, cells_of, fits_of, members_of
 from soundcert.study.config import StudyConfig
 
 FORMAT = 2
 #: By a cell's name, what results say of it.
 Elsewhere = Mapping[str, Mapping[str, Any]]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _Tested(_Facts):
+    contract: str | None
+    alpha: float = Field(gt=0, lt=1)
+    clips: int = Field(ge=0)
+    reached: dict[str, int]
+    policy: str | None
+    recordings: list[str]
+
+
+class _Split(_Facts):
+    split: str
+    validation: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    testing: _Tested | None = None
+
+
+class _Training(_Facts):
+    trained_fits: int
+
+
+class _Cell(_Facts):
+    name: str
+    settings: str
+    training: _Training
+    splits: list[_Split]
+
+
+class _Results(_Facts):
+    format: Literal[2]
+    targets: list[float]
+    cells: list[_Cell]
 
 
 def done_elsewhere(
@@ -30,7 +69,7 @@ def done_elsewhere(
     only: blocks to work on: their cells are done here, whatever the files tell.
 
     ConfigError for a file that is no results of this version, has other targets, or has a cell that was made with other
-    settings; and for an ensemble to be done here whose members are elsewhere.
+    settings.
     """
     cells = {cell.name: cell for cell in cells_of(study) if cell.block.name not in only}
     found: dict[str, Mapping[str, Any]] = {}
@@ -42,69 +81,126 @@ def done_elsewhere(
             )
         for told in results["cells"]:
             cell = cells.get(told["name"])
-            if cell is None or cell.name in found or not _done(told):
+            if cell is None or cell.name in found:
                 continue
             fits = fits_of(study, cell, base, out)
-            if any(fit.folder.exists() for fit in fits):
+            if any(fit.folder.exists() for fit in fits) or not _finished(told, cell, fits):
                 continue
-            if told["settings"] != settings_digest(fits):
+            if told["settings"] != settings_digest(study, base, out, cell, fits):
                 raise ConfigError(
-                    f"{file}: the cell {cell.name} was made with other settings than this study gives it; do it here "
-                    "without this file, or give it back its settings"
+                    f"{file}: the cell {cell.name} was made with other settings than this study gives it; name its block, "
+                    f"--only {cell.block.name}, to do it here, or give it back its settings"
                 )
-            found[cell.name] = told
-    for cell in cells_of(study):
-        done = cell.name in found or (only and cell.block.name not in only)
-        for member in () if done else members_of(study, cell):
-            if member.name in found:
-                raise ConfigError(
-                    f"study: the ensemble {cell.name} needs the weights of {member.name}, and results bring none: name the "
-                    f"member's block too, --only {member.block.name}, to train it here"
-                )
+            try:
+                found[cell.name] = _at_targets(told, study, cell)
+            except (AttributeError, KeyError, TypeError):
+                _refuse(file)
     return found
+
+
+def weights_are_here(study: StudyConfig, cell: Cell, elsewhere: Elsewhere) -> None:
+    """Raise ConfigError where an ensemble is to be done here and a member's weights are not."""
+    for member in members_of(study, cell):
+        if member.name in elsewhere:
+            raise ConfigError(
+                f"study: the ensemble {cell.name} needs the weights of {member.name}, and results bring none: name the "
+                f"member's block too, --only {member.block.name}, to train it here"
+            )
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        results: Any = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror or error}") from None
     except ValueError:
-        results = None
-    strange = ConfigError(f"{file} is not the results.json of a study")
-    if not isinstance(results, dict) or "format" not in results:
-        raise strange
-    if results["format"] != FORMAT:
-        raise ConfigError(
-            f"{file} has format {results.get('format')}, and cells are taken from format {FORMAT} alone: write it anew with "
-            "`soundcert study … --write-only`, where its runs are"
-        )
+        _refuse(file)
     try:
-        for told in results["cells"]:
-            (told["name"], told["settings"], [s["split"] for s in told["splits"]], _done(told))
-    except (KeyError, TypeError, AttributeError):
-        raise strange from None
-    if not isinstance(results.get("targets"), list):
-        raise strange
-    return results
+        results: Any = json.loads(text)
+        if isinstance(results, dict) and isinstance(made := results.get("format"), int) and made != FORMAT:
+            raise ConfigError(
+                f"{file} has format {made}, and cells are taken from format {FORMAT} alone: write it anew with "
+                "`soundcert study … --write-only`, where its runs are"
+            )
+        _Results.model_validate(results)
+    except (RecursionError, json.JSONDecodeError, ValidationError):
+        _refuse(file)
+    out: dict[str, Any] = results
+    return out
 
 
-def _done(told: Mapping[str, Any]) -> bool:
-    """Whether results tell anything of a cell."""
-    return told["training"]["trained_fits"] > 0 or any(
-        "validation" in s or "testing" in s for s in told["splits"]
-    )
+def _refuse(file: Path) -> NoReturn:
+    raise ConfigError(f"{file} is not the results.json of a study, or was changed") from None
 
 
-def settings_digest(fits: Sequence[Fit]) -> str:
-    """Return what a cell's fits are made with, as 16 hex digits, wherever data and weights lie."""
-    values = []
-    for fit in fits:
-        config = without_roots(fit.config.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
-        if "start" in config.get("train", {}):
-            config["train"]["start"] = Path(config["train"]["start"]).name
-        values.append([config, fit.cell.block.choose])
-    return blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+def _finished(told: Mapping[str, Any], cell: Cell, fits: Sequence[Fit]) -> bool:
+    """Whether nothing is left to do for a cell, as far as that does not depend on what other cells are chosen for."""
+    if fits[0].trains and told["training"]["trained_fits"] < len(fits):
+        return False
+    parts = [split_of(told, fit.split.name) for fit in fits]
+    looked = cell.block.choose is None or all(p.get("validation") is not None for p in parts)
+    return looked and (cell.block.test != "all" or all(p.get("testing") for p in parts))
+
+
+def _at_targets(told: Mapping[str, Any], study: StudyConfig, cell: Cell) -> Mapping[str, Any]:
+    """Return what is told of a cell, in this study's words and at its targets, in their order."""
+    keys = [f"{t:g}" for t in study.targets]
+    out = {
+        **told,
+        "block": cell.block.name,
+        "data": cell.data,
+        "pipeline": cell.pipeline,
+        "model": cell.model,
+    }
+    out["values"] = dict(cell.values)
+    if "validation_share_at_target" in told:
+        out["validation_share_at_target"] = {key: told["validation_share_at_target"][key] for key in keys}
+    splits = []
+    for part in told["splits"]:
+        new = {key: value for key, value in part.items() if value is not None}
+        if "validation" in new:
+            new["validation"] = {key: new["validation"][key] for key in keys}
+        if "testing" in new:
+            new["testing"] = {
+                **new["testing"],
+                "reached": {key: new["testing"]["reached"][key] for key in keys},
+            }
+        splits.append(new)
+    out["splits"] = splits
+    return out
+
+
+def settings_digest(study: StudyConfig, base: Path, out: Path, cell: Cell, fits: Sequence[Fit]) -> str:
+    """Return what a cell is made with, its members included, as 16 hex digits, wherever data and weights lie."""
+    values = [_settings(fit, base) for fit in fits]
+    members = [
+        settings_digest(study, base, out, member, fits_of(study, member, base, out))
+        for member in members_of(study, cell)
+    ]
+    text = json.dumps([values, members, cell.block.choose], sort_keys=True)
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _settings(fit: Fit, base: Path) -> list[Any]:
+    config = fit.config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    if "start" in config.get("train", {}):
+        config["train"]["start"] = os.path.relpath(config["train"]["start"], base.resolve())
+    if fit.config.train is None:  # the weights are the members': their places differ, their settings are told
+        config["pipeline"] = config["pipeline"][:-1]
+    validation = fit.split.validation.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return [_placeless(config), _placeless(validation)]
+
+
+def _placeless(values: Any) -> Any:
+    """Return settings without the folders of their data, and numbers to 12 digits: the last differ between machines."""
+    if isinstance(values, dict):
+        kept = {key: _placeless(value) for key, value in values.items() if key != "root"}
+        if values.get("source") == "manifest" and "root" in values:  # its list's name says which clips
+            kept["root"] = Path(values["root"]).name
+        return kept
+    if isinstance(values, list):
+        return [_placeless(value) for value in values]
+    return float(f"{values:.12g}") if isinstance(values, float) else values
 
 
 def split_of(told: Mapping[str, Any], split: str) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ from soundcert.runs.executors import LocalExecutor
 from soundcert.study.cells import Cell, Fit, cells_of, fits_of
 from soundcert.study.choosing import chosen_folders
 from soundcert.study.config import StudyConfig
-from soundcert.study.joining import Elsewhere
+from soundcert.study.joining import Elsewhere, weights_are_here
 from soundcert.train import train
 
 Tell = Callable[[str], None]
@@ -56,6 +56,9 @@ def run_study(
     elsewhere = elsewhere or {}
     here = [cell for cell in chosen_cells(study, only) if cell.name not in elsewhere]
     fits = {cell.name: fits_of(study, cell, base, out) for cell in here}
+    for cell in here:
+        if not all(map(finished, fits[cell.name])):
+            weights_are_here(study, cell, elsewhere)
     everything = [fit for group in fits.values() for fit in group]
     for fit in everything:
         _prepare(fit)

@@ -183,7 +183,7 @@ def _validation(results: Results, data: str) -> Table | None:
     cells = [c for c in results["cells"] if c["data"] == data and "validation_share_at_target" in c]
     if not cells:
         return None
-    targets = list(cells[0]["validation_share_at_target"])
+    targets = [f"{t:g}" for t in results["targets"]]
     rows = [
         (
             c["pipeline"],
@@ -191,7 +191,7 @@ def _validation(results: Results, data: str) -> Table | None:
             f"{100 * c['training']['validation_accuracy_under_noise']:.1f} %"
             if c["training"]["trained_fits"]
             else "–",
-            *(f"{100 * share:.1f} %" for share in c["validation_share_at_target"].values()),
+            *(f"{100 * c['validation_share_at_target'][t]:.1f} %" for t in targets),
         )
         for c in cells
     ]

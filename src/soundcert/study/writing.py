@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,9 @@ def markdown(results: Results, pictures: list[str], command: str) -> str:
     found = tables(results)
     lines = [f"# {escaped(results['title'])}", "", f"Written by `{command}`, from the run directories.", ""]
     if joined := results["joined"]:
-        others = len(results["cells"]) - len(joined)
         lines[2] += (
-            f" They hold {others} of the {len(results['cells'])} cells; the others are as an earlier or another run of the "
-            "study wrote them down (`joined` in results.json names them)."
+            f" {len(joined)} of the {len(results['cells'])} cells are not among them: they stand here as another run of "
+            "the study, or an earlier one, wrote them down (`joined` in results.json names them)."
         )
     lines += [
         f"- **{escaped(d['title'])}**: {escaped(d['note'])}" for d in results["data"].values() if d["note"]
@@ -120,3 +119,16 @@ def latex(results: Results, command: str) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def check_joined(results: Results, files: Iterable[Path]) -> None:
+    """Raise ConfigError where cells that were done elsewhere lack what the tables need, before anything is done."""
+    try:
+        markdown(results, [], "")
+        latex(results, "")
+        json.dumps(results, allow_nan=False).encode()
+    except SoundcertError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        names = ", ".join(map(str, files))
+        raise ConfigError(f"what {names} says of its cells is not complete, or was changed") from None
