@@ -100,6 +100,7 @@ def test_a_bad_sample_stays_in_its_frames(bad):
     assert torch.equal(got, clean)
 
 
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")  # the filters without a number
 @pytest.mark.parametrize(
     "stage",
     [
@@ -125,6 +126,7 @@ def test_a_clip_without_a_frame_is_refused_as_ever():
             stage(waves(2, samples))
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, of tracing and of vmap
 def test_transforms_and_traces_of_torch_go_through_products():
     stage = LogMel(floor=1.0)
     x, t = waves(3, 3000), waves(3, 3000, seed=1)
