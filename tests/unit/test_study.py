@@ -686,7 +686,9 @@ def test_parts_done_here_and_elsewhere_choose_together(done: Path, tmp_path: Pat
     assert after["joined"] == [c["name"] for c in before["cells"] if c["name"] != new]
     assert after["choices"] == before["choices"]
     assert after["targets_reached"] == before["targets_reached"]
-    # What this folder has is never taken from elsewhere.
+    # What this folder has is never taken from elsewhere, but for a folder where nothing was begun.
+    (empty := tmp_path / "new/cells/folds-clip-tiny-sigma-0.05/fold-1").mkdir(parents=True)
+    (empty / "config.yaml").write_text("made by a run that was stopped")
     assert command_line([*command[:-1], str(_told(done))]) == 0
     assert new not in json.loads((tmp_path / "new/results/results.json").read_text())["joined"]
 

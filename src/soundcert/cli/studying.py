@@ -27,7 +27,7 @@ def study(
         tuple[Path, ...],
         Parameter(
             negative="",
-            help="A results.json: cells that OUT knows nothing of are taken from it, done on another machine or at another "
+            help="A results.json: cells that are not begun in OUT are taken from it, done on another machine or at another "
             "time. May be repeated; the first that has a cell counts.",
         ),
     ] = (),

@@ -25,7 +25,7 @@ from soundcert.errors import ConfigError, InputError
 from soundcert.spaces import Space
 from soundcert.stages.base import INWARD, Stage, as_finite, register, require
 from soundcert.stages.gain import sphere_pull_back
-from soundcert.stages.mel import log_mel
+from soundcert.stages.mel import filter_key, log_mel, mel_filters
 from soundcert.stages.spectra import PadMode, dct_rows, lifter_weights, spectrum
 from soundcert.stages.spectral_bound import spectral_radius
 
@@ -63,6 +63,11 @@ def _check_log(stage: LogMel | Mfcc) -> None:
         stage,
         "f_max",
         f"at most half the rate ({stage.rate / 2:g} Hz)",
+    )
+    with np.errstate(all="ignore"):
+        filters = mel_filters(*filter_key(stage))
+    require(
+        bool(np.isfinite(filters).all()), stage, "f_max", "so far above f_min that every band has a width"
     )
 
 

@@ -1,8 +1,8 @@
 """Cells of a study that were done elsewhere: what another machine's `results.json`, or an earlier one, says of them.
 
 Validation shares and counts of testing clips are in there fit by fit, which is all that choices and tables need; weights
-and certificates are not. A cell that the study's own folder knows is never taken from elsewhere, and neither is one that
-is not finished there.
+and certificates are not. A cell that is begun in the study's own folder is never taken from elsewhere, and neither is one
+that is not finished there.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Results(_Facts):
 def done_elsewhere(
     study: StudyConfig, base: Path, out: Path, files: Iterable[Path], only: Sequence[str] = ()
 ) -> dict[str, Mapping[str, Any]]:
-    """Return the cells of a study that `out` has no folder of, as results files tell of them; the first that does counts.
+    """Return the cells of a study that are not begun in `out`, as results files tell of them; the first that does counts.
 
     only: blocks to work on: their cells are done here, whatever the files tell.
 
@@ -84,7 +84,7 @@ def done_elsewhere(
             if cell is None or cell.name in found:
                 continue
             fits = fits_of(study, cell, base, out)
-            if any(fit.folder.exists() for fit in fits) or not _finished(told, cell, fits):
+            if any(map(_begun, fits)) or not _finished(told, cell, fits):
                 continue
             if told["settings"] != settings_digest(study, base, out, cell, fits):
                 raise ConfigError(
@@ -131,6 +131,11 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _refuse(file: Path) -> NoReturn:
     raise ConfigError(f"{file} is not the results.json of a study, or was changed") from None
+
+
+def _begun(fit: Fit) -> bool:
+    """Whether more than the config of a fit is here: a stopped run may have made every cell's folder."""
+    return fit.folder.exists() and any(path.name != "config.yaml" for path in fit.folder.iterdir())
 
 
 def _finished(told: Mapping[str, Any], cell: Cell, fits: Sequence[Fit]) -> bool:
