@@ -21,7 +21,7 @@ from soundcert import bounds
 from soundcert.audio import Clip
 from soundcert.bounds import BoundName
 from soundcert.certificate import Certificate, Origin, PolicyName, Prediction
-from soundcert.classifier import BaseClassifier
+from soundcert.classifier import BaseClassifier, Fed
 from soundcert.config import Budget, CertifyConfig, Decide, Estimate, Policy
 from soundcert.contract import Contract, read_contract
 from soundcert.diagnostics import distortion_at
@@ -61,7 +61,7 @@ class SmoothedClassifier:
         self._engine: EngineName = engine
         self._precision: Precision = precision
         self._bases: dict[object, BaseClassifier] = {}
-        self._engines: dict[tuple[int, ...], Engine] = {}
+        self._engines: dict[Fed, Engine] = {}
         self._state: object = None
 
     def base(self, route: Route, v: Tensor, seed: int, digest: str) -> BaseClassifier:

@@ -13,7 +13,11 @@ from soundcert.engines import Engine, EngineName, Precision, choose, choose_micr
 from soundcert.errors import ConfigError, ModelError
 from soundcert.pipeline import Route
 from soundcert.randomness import NoiseKey, noise_stream
+from soundcert.spaces import Space
 from soundcert.stages import Model, NoiseStage, Stage
+
+#: The shape of the rows that a network is fed, and for an ensemble the space that its members' features stand on.
+Fed = tuple[tuple[int, ...], Space | None]
 
 # On a CPU a micro-batch stays small whatever the user asks to certify: activations of large batches outgrow
 # the caches, and at 400 rows a pass costs several times as much (benchmarks/).
@@ -31,8 +35,8 @@ ROW_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "bf16": 0.2}
 class BaseClassifier:
     """The stages below the noise, made ready to run: optimised where that is verified, checked once.
 
-    Calling it maps `(batch, *shape)` to logits `(batch, classes)`. prepared: engines of the same network by the
-    shape of the rows that they are fed, to be used again.
+    Calling it maps `(batch, *shape)` to logits `(batch, classes)`. prepared: engines of the same network by what
+    they are `fed`, to be used again.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class BaseClassifier:
         engine: EngineName = "torch",
         precision: Precision = "fp32",
         device: str = "cpu",
-        prepared: Mapping[tuple[int, ...], Engine] | None = None,
+        prepared: Mapping[Fed, Engine] | None = None,
     ) -> None:
         self.noise: NoiseStage = route.noise
         self.shape = route.object.shape
@@ -74,8 +78,9 @@ class BaseClassifier:
         self.classes = route.spaces[-1].shape[0]
         self.labels = model.labels or tuple(str(i) for i in range(self.classes))
         example = self.example()
-        #: What an engine depends on: a network for the same rows is not prepared twice.
-        self.fed = tuple(example.shape)
+        #: What an engine depends on: a network for the same rows is not prepared twice. Members of an ensemble bring
+        #: features of their own, which may depend on all that is known of what they stand on, such as the rate.
+        self.fed: Fed = (tuple(example.shape), route.spaces[-2] if model.members else None)
         known = (prepared or {}).get(self.fed)
         self.engine: Engine = known or prepare(network, example, engine, precision)
 
@@ -91,11 +96,15 @@ class BaseClassifier:
         return x
 
     def __call__(self, x: Tensor) -> Tensor:
+        return self._answers(x, self.rows)
+
+    def _answers(self, x: Tensor, most: int) -> Tensor:
+        """Return the logits of rows. most: windows that the network is given at a time, where there are any."""
         if self.windows is None:
             return self.engine(self._below(x))
         for stage in self._whole:
             x = stage(x)
-        return self.windows.run(x, lambda y: self.engine(self._below(y)), self.rows)
+        return self.windows.run(x, lambda y: self.engine(self._below(y)), most)
 
     @property
     def computed_by(self) -> str:
@@ -135,9 +144,11 @@ class BaseClassifier:
                 float(spreads.median()) if len(spreads) else 0.0, 1e-6
             )
 
-            def compare(batch: Tensor, kept: slice, expected: Tensor, how: str) -> None:
+            def compare(
+                batch: Tensor, kept: slice, expected: Tensor, how: str, most: int = self.rows
+            ) -> None:
                 try:
-                    got = self(batch.clone())[kept]
+                    got = self._answers(batch.clone(), most)[kept]
                 except (RuntimeError, ValueError) as error:
                     reason = str(error).strip().split("\n")[0]
                     raise ModelError(
@@ -161,6 +172,11 @@ class BaseClassifier:
             loud = rows.flip(0).roll(1, 0).mul_(5.0).add_(rows.abs().amax())
             loud[middle] = rows[middle]
             compare(loud, one, reference[one], "with its companions in the batch")
+            if self.windows:
+                # Batches of windows may end where recordings do, so that companions never mix: not in this number.
+                other = self.rows // 2 + 1 if self.rows > 2 else self.rows + 1
+                compare(rows, everything, reference, "with the windows that are run beside its own", other)
+                compare(loud, one, reference[one], "with the windows that are run beside its own", other)
             del loud
             quiet = rows * 0.01
             quiet[0] = rows[0]

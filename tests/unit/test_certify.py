@@ -319,6 +319,22 @@ def test_a_sigma_that_is_not_positive_is_refused(sigma):
         GaussianNoise(sigma)
 
 
+@pytest.mark.parametrize("sigma", [1e-46, 1e-38, 1e38, 1e300])
+def test_a_sigma_that_float32_cannot_draw_is_refused(sigma):
+    with pytest.raises(ConfigError, match=r"sigma must be from 1e-37 to 1e\+37"):
+        GaussianNoise(sigma)
+
+
+@pytest.mark.parametrize("sigma", [1e-37, 1e37])
+def test_the_least_and_the_most_sigma_are_drawn(sigma):
+    noise = GaussianNoise(sigma)
+    row = noise_stream(NoiseKey(0, "estimation", "x"), noise).fill_(torch.empty(1, 4000)).double() / sigma
+    unit = (
+        noise_stream(NoiseKey(0, "estimation", "x"), GaussianNoise(1.0)).fill_(torch.empty(1, 4000)).double()
+    )
+    assert torch.allclose(row, unit, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5, True])
 def test_a_seed_that_is_no_whole_number_is_refused(seed):
     with pytest.raises(ConfigError, match="seed must be a whole number"):

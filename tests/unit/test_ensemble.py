@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 
 import soundcert as sc
 from helpers import FRONT, NOISE, RATE, tone, yaml_of
-from soundcert.certify import Sampling
+from soundcert.certify import Sampling, SmoothedClassifier
 from soundcert.classifier import BaseClassifier
 from soundcert.config import load_config
 from soundcert.errors import ConfigError, ModelError, SoundcertError
 from soundcert.models import build_network, save_weights
 from soundcert.models.ensemble import Ensemble
 from soundcert.runs.certify_run import identity_of
-from soundcert.stages import FeatureStandardize, LogMel, Model, RmsNormalize
+from soundcert.spaces import Space
+from soundcert.stages import FeatureStandardize, GaussianNoise, LogMel, Model, RmsNormalize
+from soundcert.stages.base import Stage
 from soundcert.train import train
 
 LABELS = ("high", "low")
@@ -206,3 +209,38 @@ def test_an_ensemble_is_not_trained(zoo):
     path.write_text("data: {source: folder, root: clips}\n" + path.read_text())
     with pytest.raises(ConfigError, match="train its members one by one"):
         train(load_config(path), base=zoo)
+
+
+@dataclass(frozen=True)
+class Signed(Stage):
+    """The samples, with another sign at another rate than 16 kHz: a stage that learns the rate, as `resample` does."""
+
+    rate: int | None = field(default=None, repr=False)
+
+    name = "signed"
+    family = "feature"
+
+    def bind(self, before: Space) -> Signed:
+        return replace(self, rate=before.rate)
+
+    def space(self, before: Space) -> Space:
+        return Space("signed", "feature", (1, before.samples), before.rate, "x")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(1) if self.rate == 16_000 else -x.unsqueeze(1)
+
+
+class Level(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        level = x.flatten(1).mean(1)
+        return torch.stack([level, -level], 1)
+
+
+def test_members_features_are_those_of_the_clips_own_rate():
+    """Clips of one length and two rates share the shape of their rows, and not what stands on them."""
+    member = (Signed(), Model(module=Level().eval(), labels=("up", "down")))
+    classifier = SmoothedClassifier(sc.Pipeline([GaussianNoise(0.1), Model(members=(member, member))]))
+    samples = np.full(4000, 0.5, dtype=np.float32)
+    for rate, label in ((16_000, "up"), (8000, "down"), (16_000, "up")):
+        found = classifier.certify(sc.Clip.from_array(samples, rate), n0=10, n=100, alpha=0.01)
+        assert (found.status, found.label) == ("certified", label)

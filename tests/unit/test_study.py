@@ -34,7 +34,7 @@ from soundcert.study.cells import asks, cells_of, fits_of, target_radius
 from soundcert.study.choosing import best_cells, choices
 from soundcert.study.cost import expected_draws
 from soundcert.study.joining import done_elsewhere
-from soundcert.study.tables import tables
+from soundcert.study.tables import _at, tables
 from soundcert.study.words import explanations, published
 from soundcert.study.writing import latex, markdown, write_study
 
@@ -368,6 +368,65 @@ def test_a_finished_run_is_not_taken_for_one_with_other_settings(
     file = save(home, study_values(certify={"n0": 10, "n": 300, "alpha": 0.01}))
     assert command_line(["study", str(file), "--out", str(home / "out")]) == 2
     assert "another certify" in capsys.readouterr().err
+    # What is only told of must be true as well: of no cell, worked on or not.
+    for more in (["--write-only"], ["--only", "chosen"]):
+        page = (home / "out/results/README.md").read_text(encoding="utf-8")
+        assert command_line(["study", str(file), "--out", str(home / "out"), *more]) == 2
+        assert "another certify" in capsys.readouterr().err
+        assert (home / "out/results/README.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda v: v["models"]["tiny"]["options"].update(width=4), "another pipeline"),
+        (lambda v: v["pipelines"]["clip"][-1]["log_mel"].update(floor=2.0), "another pipeline"),
+        (lambda v: v["data"]["folds"]["train"].update(epochs=2), "another train"),
+        (lambda v: v["grid"][0].update(testing_limit=2), "another data"),
+        (lambda v: v["grid"][1].update(choose=30), "another certify"),
+        (lambda v: v["grid"][1].update(certify={"alpha": 1e-6, "n": 300}), "another certify"),
+    ],
+)
+def test_tables_are_not_written_of_what_was_made_otherwise(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Any, expected: str
+) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    change(values := study_values())
+    assert command_line(["study", str(save(home, values)), "--out", str(home / "out"), "--write-only"]) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", [["--write-only"], []])
+def test_figures_are_of_the_clips_that_the_list_names_now(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], way: list[str]
+) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    command = ["study", str(home / "study.yaml"), "--out", str(home / "out"), *way]
+    assert command_line(command) == 0
+    told = _told(home)
+    _swap_labels(home / "splits.csv", "testing")
+    assert command_line(command) == 2
+    assert "other labels" in capsys.readouterr().err
+    # And neither are those of others, who had a list of that name.
+    new = ["study", str(home / "study.yaml"), "--out", str(tmp_path / "new"), "--join", str(told), *way]
+    assert command_line(new) == 2
+    assert "other labels" in capsys.readouterr().err
+    # A list that is not here any more cannot be compared: tables can still be written.
+    (home / "splits.csv").unlink()
+    (home / "folds.csv").unlink()
+    assert command_line([*command[:4], "--write-only"]) == 0
+
+
+def _swap_labels(file: Path, split: str) -> None:
+    other = {"low": "high", "high": "low"}
+    lines = [line.split(",") for line in file.read_text().splitlines()]
+    label, part = lines[0].index("label"), lines[0].index("split")
+    for line in lines[1:]:
+        if line[part] == split:
+            line[label] = other[line[label]]
+    file.write_text("\n".join(",".join(line) for line in lines) + "\n")
 
 
 @pytest.mark.parametrize("name", ["study.yaml", "study-small.yaml"])
@@ -446,6 +505,14 @@ def test_targets_have_no_radii_where_the_norm_does_not_follow_from_the_stages(
     cell = next(c for c in cells_of(study) if c.block.name == "chosen")
     with pytest.raises(ConfigError, match="over_sigma"):
         fits_of(study, cell, clips, clips / "out")
+
+
+@pytest.mark.parametrize(
+    ("radius", "share"), [(0.0, 0.9), (1.0, 0.5), (0.99991, 0.7), (2 / 3, 0.6), (0.9, None), (1.0001, None)]
+)
+def test_a_share_stands_under_its_own_radius(radius: float, share: float | None) -> None:
+    curve = [(0.0, 0.9), (0.66666, 0.65), (0.666666, 0.6), (0.99991, 0.7), (1.0, 0.5)]
+    assert _at(curve, radius) == share
 
 
 def test_one_cell_for_all_targets_has_the_best_mean() -> None:
@@ -615,6 +682,32 @@ def test_an_ensemble_joins_what_other_cells_train(clips: Path, tmp_path: Path) -
         assert pipe.model.digest == digest
     page = (tmp_path / "out/results/README.md").read_text(encoding="utf-8")
     assert "| clip | σ = 0.3 (both) | – |" in page
+
+
+def test_an_ensembles_figures_are_not_kept_for_members_that_were_trained_anew(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(clips, tmp_path, dirs_exist_ok=True)
+    file = str(save(tmp_path, ensemble_study()))
+    command = ["study", file, "--out", str(tmp_path / "out")]
+    assert command_line(command) == 0
+    values = ensemble_study()
+    values["models"]["other"]["train"] = {"seed": 5}
+    save(tmp_path, values)
+    for folder in (tmp_path / "out/cells").glob("*-other-*"):
+        shutil.rmtree(folder)
+    capsys.readouterr()
+    assert command_line([*command, "--write-only"]) == 0, "weights that are not there cannot be compared"
+    joining = ["study", file, "--out", str(tmp_path / "new"), "--join", str(_told(tmp_path))]
+    assert command_line(joining) == 2, "and what they were made with is not known"
+    assert "weights were gone" in capsys.readouterr().err
+    assert command_line(command) == 2
+    assert "both-sigma-0.3" in (error := capsys.readouterr().err)
+    assert "with other weights: remove it" in error
+    assert command_line(command) == 2, "and it stays refused"
+    for folder in (tmp_path / "out/cells").glob("*-both-*"):
+        shutil.rmtree(folder)
+    assert command_line(command) == 0
 
 
 def test_an_ensemble_without_its_members_is_one_line(

@@ -16,7 +16,7 @@ from soundcert.certify import KEPT, SmoothedClassifier
 from soundcert.classifier import MICRO_BATCH, MOST_VALUES, BaseClassifier
 from soundcert.config import load_config
 from soundcert.contract import read_contract
-from soundcert.errors import ConfigError
+from soundcert.errors import ConfigError, ModelError
 from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import Windows
 from soundcert.stages.windows import _VOTES
@@ -282,6 +282,31 @@ def test_long_recordings_take_smaller_micro_batches(tones) -> None:
         assert (base.micro_batch, base.rows) == (expected, MICRO_BATCH)
     route = pipe.route(sc.Space("file", "waveform", (MOST_VALUES["cpu"],), RATE))
     assert BaseClassifier(route, 64).micro_batch == 64, "who asks for more knows why"
+
+
+class OfItsBatch(nn.Module):
+    """Looks at the windows beside its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = x.square().mean(1, keepdim=True)
+        return torch.cat([(level - level.mean(0)).abs() - 0.02, torch.zeros_like(level)], 1)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 2, 3, 6, 8, 12, 24, 48])
+def test_a_network_that_looks_at_the_windows_beside_its_own_is_refused(micro_batch) -> None:
+    """Also where batches end with the recording, so that windows of two recordings never meet."""
+    loud = np.repeat(np.where(np.arange(24) < 12, 0.1, 0.6), 100)
+    clip = sc.Clip.from_array(
+        (np.random.default_rng(0).standard_normal(2400) * loud).astype(np.float32), 8000
+    )
+    stages = [
+        sc.stages.GaussianNoise(0.05),
+        Windows(samples=100),
+        sc.stages.Model(module=OfItsBatch().eval(), labels=("a", "b")),
+    ]
+    classifier = SmoothedClassifier(sc.Pipeline(stages), micro_batch=micro_batch, workers=1)
+    with pytest.raises(ModelError, match="answer for a row changes"):
+        classifier.certify(clip, n0=10, n=100, alpha=0.01)
 
 
 def test_recordings_of_many_lengths_share_the_network_and_leave_nothing_behind(tones) -> None:

@@ -146,8 +146,13 @@ def identity_of(
             }
         ),
         "model": pipe.model.digest or "a callable without digest",
-        "data": _digest([[item.name, item.label] for item in items]),
+        "data": list_digest(items),
     }
+
+
+def list_digest(items: Sequence[Item]) -> str:
+    """Return the digest of a data list: the names and labels of its clips, in order."""
+    return _digest([[item.name, item.label] for item in items])
 
 
 def _placeless(specs: Iterable[Mapping[str, Mapping[str, Any]]]) -> list[Any]:

@@ -66,6 +66,10 @@ class NoiseStage(Stage):
         return x + self.perturb_(torch.empty_like(x), generator)
 
 
+# Noise is drawn in float32, whose numbers have all their bits from 1.2·10⁻³⁸ on and end at 3.4·10³⁸, some nine σ out.
+_LEAST, _MOST = 1e-37, 1e37
+
+
 @register("gaussian_noise")
 @dataclass(frozen=True)
 class GaussianNoise(NoiseStage):
@@ -80,6 +84,7 @@ class GaussianNoise(NoiseStage):
             "sigma",
             "positive and finite",
         )
+        require(_LEAST <= self.sigma <= _MOST, self, "sigma", f"from {_LEAST:g} to {_MOST:g}, for float32")
 
     def perturb_(self, out: Tensor, generator: torch.Generator) -> Tensor:
         return out.normal_(0.0, self.sigma, generator=generator)

@@ -19,24 +19,28 @@ from soundcert.study.cells import Cell, Fit, cells_of, fits_of
 from soundcert.study.choosing import Choice, choices, validation_shares
 from soundcert.study.config import StudyConfig
 from soundcert.study.joining import FORMAT, Elsewhere, settings_digest, split_of
+from soundcert.study.keeping import model_digest, refuse_changed
 from soundcert.study.running import finished, training_record
 
 
 def collect(study: StudyConfig, base: Path, out: Path, elsewhere: Elsewhere | None = None) -> dict[str, Any]:
     """Return the study's results. What is not finished is left out and named under `unfinished`.
 
+    ConfigError where a cell was made otherwise than the study now asks for (`keeping`).
+
     elsewhere: cells that other results tell of (`joining.done_elsewhere`), taken as they are and named under `joined`.
     """
     elsewhere = elsewhere or {}
     cells = cells_of(study)
     fits = {cell.name: fits_of(study, cell, base, out) for cell in cells}
+    refuse_changed(fit for cell in cells if cell.name not in elsewhere for fit in fits[cell.name])
     picked = choices(study, cells, out, elsewhere)
     used = {c.folder for c in picked}
     told = [
         elsewhere.get(cell.name)
         or {
             **_cell(study, cell, fits[cell.name]),
-            "settings": settings_digest(study, base, out, cell, fits[cell.name]),
+            "settings": _settings(study, base, out, cell, fits[cell.name]),
         }
         for cell in cells
     ]
@@ -70,6 +74,13 @@ def collect(study: StudyConfig, base: Path, out: Path, elsewhere: Elsewhere | No
     }
 
 
+def _settings(study: StudyConfig, base: Path, out: Path, cell: Cell, fits: Sequence[Fit]) -> str:
+    """Return the digest of what a cell was made with; "" where nobody can tell, so that no other study takes it."""
+    if any(not fit.trains and (fit.folder / "run").exists() and model_digest(fit) is None for fit in fits):
+        return ""  # the members' weights are gone, and may have been made by other recipes than today's
+    return settings_digest(study, base, out, cell, fits)
+
+
 def _cell(study: StudyConfig, cell: Cell, fits: Sequence[Fit]) -> dict[str, Any]:
     trained = [training_record(fit) for fit in fits]
     tested = [fit for fit in fits if finished(fit)]
@@ -101,11 +112,14 @@ def _split(study: StudyConfig, fit: Fit) -> dict[str, Any]:
     shares = validation_shares(fit.folder, study.targets)
     if shares is not None:
         out["validation"] = {f"{t:g}": share for t, share in zip(study.targets, shares, strict=True)}
+        out["validation_data"] = open_run(fit.folder / "validation").info["identity"]["data"]
     if finished(fit):
         run = open_run(fit.folder / "run")
         out["testing"] = {
             "contract": run.contract.get("kind"),
-            "alpha": fit.config.certify.alpha,
+            "data": run.info["identity"]["data"],
+            "weights": run.info["identity"]["model"],
+            "alpha": run.certify["alpha"],
             "clips": len(run.usable),
             "reached": {f"{t:g}": _at_target(run.good, t) for t in study.targets},
             # What `tied` asks of records.
@@ -133,13 +147,13 @@ def _testing(study: StudyConfig, fits: Sequence[Fit], runs: Sequence[Run]) -> di
     clean = [read_json(fit.folder / "clean.json") for fit in fits]
     usable = [r for run in runs for r in run.usable]
     good = [r for run in runs for r in run.good]
-    settings = fits[0].config.certify
+    settings = runs[0].certify
     out = summarise(records)
     out |= {
         "contract": runs[0].contract,
-        "n": settings.n,
-        "alpha": settings.alpha,
-        "policy": "decide" if settings.decide else "fixed",
+        "n": settings["n"],
+        "alpha": settings["alpha"],
+        "policy": "decide" if settings.get("decide") else "fixed",
         "clean_accuracy": sum(c["right"] for c in clean) / max(1, sum(c["total"] for c in clean)),
         "clean_accuracy_over": sum(c["total"] for c in clean),
         "ceiling": max((r["ceiling"] for r in usable), default=None),

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from soundcert.errors import ConfigError
 from soundcert.study.cells import Cell, Fit, cells_of, fits_of, members_of
 from soundcert.study.config import StudyConfig
+from soundcert.study.keeping import Lists
 
 FORMAT = 2
 #: By a cell's name, what results say of it.
@@ -31,6 +32,7 @@ class _Facts(BaseModel):
 
 class _Tested(_Facts):
     contract: str | None
+    data: str | None = None  # digest of the clips' names and labels, as in run.json
     alpha: float = Field(gt=0, lt=1)
     clips: int = Field(ge=0)
     reached: dict[str, int]
@@ -41,6 +43,7 @@ class _Tested(_Facts):
 class _Split(_Facts):
     split: str
     validation: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    validation_data: str | None = None
     testing: _Tested | None = None
 
 
@@ -73,6 +76,7 @@ def done_elsewhere(
     """
     cells = {cell.name: cell for cell in cells_of(study) if cell.block.name not in only}
     found: dict[str, Mapping[str, Any]] = {}
+    lists = Lists()
     for file in files:
         results = _read(file)
         if missing := [t for t in study.targets if t not in results["targets"]]:
@@ -86,10 +90,20 @@ def done_elsewhere(
             fits = fits_of(study, cell, base, out)
             if any(map(_begun, fits)) or not _finished(told, cell, fits):
                 continue
+            if not told["settings"]:
+                raise ConfigError(
+                    f"{file}: the cell {cell.name} cannot be taken, since its members' weights were gone when this was "
+                    f"written; name its block, --only {cell.block.name}, to do it here"
+                )
             if told["settings"] != settings_digest(study, base, out, cell, fits):
                 raise ConfigError(
                     f"{file}: the cell {cell.name} was made with other settings than this study gives it; name its block, "
                     f"--only {cell.block.name}, to do it here, or give it back its settings"
+                )
+            if any(_of_other_clips(told, fit, lists) for fit in fits):
+                raise ConfigError(
+                    f"{file}: the cell {cell.name} was made of other clips, or of clips with other labels, than the study's "
+                    f"data have now; name its block, --only {cell.block.name}, to do it here"
                 )
             try:
                 found[cell.name] = _at_targets(told, study, cell)
@@ -145,6 +159,15 @@ def _finished(told: Mapping[str, Any], cell: Cell, fits: Sequence[Fit]) -> bool:
     parts = [split_of(told, fit.split.name) for fit in fits]
     looked = cell.block.choose is None or all(p.get("validation") is not None for p in parts)
     return looked and (cell.block.test != "all" or all(p.get("testing") for p in parts))
+
+
+def _of_other_clips(told: Mapping[str, Any], fit: Fit, lists: Lists) -> bool:
+    """Whether a fit's figures are of another list than the config's is now, as far as both are known."""
+    part = split_of(told, fit.split.name)
+    testing = part.get("testing") or {}
+    seen = [(testing.get("data"), fit.testing), (part.get("validation_data"), fit.choosing)]
+    pairs = [(then, lists.digest(config().data, fit.folder)) for then, config in seen if then is not None]
+    return any(now is not None and now != then for then, now in pairs)
 
 
 def _at_targets(told: Mapping[str, Any], study: StudyConfig, cell: Cell) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ import yaml
 
 from soundcert.classifier import votes
 from soundcert.config import Config
-from soundcert.data import load_items, without_roots
+from soundcert.data import load_items
 from soundcert.errors import ConfigError, InputError
 from soundcert.pipeline import Pipeline
 from soundcert.runs import certify_run
@@ -32,6 +32,7 @@ from soundcert.study.cells import Cell, Fit, cells_of, fits_of
 from soundcert.study.choosing import chosen_folders
 from soundcert.study.config import StudyConfig
 from soundcert.study.joining import Elsewhere, weights_are_here
+from soundcert.study.keeping import refuse_changed
 from soundcert.train import train
 
 Tell = Callable[[str], None]
@@ -56,6 +57,9 @@ def run_study(
     elsewhere = elsewhere or {}
     here = [cell for cell in chosen_cells(study, only) if cell.name not in elsewhere]
     fits = {cell.name: fits_of(study, cell, base, out) for cell in here}
+    kept = [cell for cell in cells_of(study) if cell.name not in elsewhere]
+    # Of the whole study, before any work: what is kept of it takes part in choices and tables.
+    refuse_changed(fit for cell in kept for fit in fits.get(cell.name) or fits_of(study, cell, base, out))
     for cell in here:
         if not all(map(finished, fits[cell.name])):
             weights_are_here(study, cell, elsewhere)
@@ -138,23 +142,11 @@ def clean_accuracy(fit: Fit) -> dict[str, int]:
 
 
 def _prepare(fit: Fit) -> None:
-    """Write a fit's config, or see that the folder's is the same."""
+    """Write a fit's config. Other testing settings may follow the same training."""
     values = fit.config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    # Other testing settings may follow the same training: only what makes the weights must agree.
-    file = fit.folder / "config.yaml"
-    if file.exists():
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for part in ("pipeline", "train"):
-            if without_roots(before.get(part)) != without_roots(values.get(part)):
-                raise ConfigError(
-                    f"{fit.folder} was made with another {part}: remove it, or choose another --out"
-                )
-    # What is finished is kept unread later on: settings that changed must be seen here.
-    _same_settings(fit.testing(), fit.folder / "run")
-    if fit.cell.block.choose is not None:
-        _same_settings(fit.choosing(), fit.folder / "validation")
     fit.folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    (fit.folder / "config.yaml").write_text(text, encoding="utf-8")
 
 
 def _run(config: Config, out: Path, base: Path) -> bool:
@@ -167,19 +159,6 @@ def _run(config: Config, out: Path, base: Path) -> bool:
         config, load_items(config.data, base), out, base=base, resume=begun, executor=LocalExecutor(workers=1)
     )
     return True
-
-
-def _same_settings(config: Config, out: Path) -> None:
-    """Raise ConfigError where a run was made with other settings or of other clips than the study now asks for."""
-    if not (out / "run.json").exists():
-        return
-    before = read_json(out / "run.json").get("config", {})
-    values = config.model_dump(mode="json", exclude_none=True)
-    for part in ("certify", "data"):
-        if without_roots(before.get(part)) != without_roots(values[part]):
-            raise ConfigError(
-                f"{out} was made with another {part}: remove it to make it anew, or choose another --out"
-            )
 
 
 def _logged_seconds(training: Path) -> float:

@@ -127,8 +127,9 @@ def _radii(results: Results, block: str, cells: Sequence[Mapping[str, Any]]) -> 
 
 
 def _at(curve: Sequence[tuple[float, float]], radius: float) -> float | None:
-    """Return the share at a radius that the curve names; its keys are rounded down."""
-    return next((share for r, share in curve if abs(r - radius) <= 1e-4 * max(radius, 1e-12)), None)
+    """Return the share at a radius that the curve names; its keys are rounded down, to six digits."""
+    near = [(r, share) for r, share in curve if radius * (1 - 1.1e-5) <= r <= radius * (1 + 1e-12)]
+    return max(near)[1] if near else None
 
 
 def _targets(results: Results, reached: Mapping[str, Any]) -> Table:
