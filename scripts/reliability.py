@@ -57,6 +57,15 @@ FOUND = (
      "tests/unit/test_verify.py"),
     ("`verify` and `attack` ended with tracebacks on values of the wrong kind in a run", "one line, exit 2",
      "tests/unit/test_verify.py"),
+    ("a study told finished runs at the α of a config that had changed since, with `--write-only` or `--only` (found by a "
+     "reviewer)", "what is kept is compared with the config before any work, and before it is told",
+     "tests/unit/test_study.py"),
+    ("an ensemble's figures were kept when its members had been trained anew, and a list's when its labels had changed (found "
+     "by a reviewer)", "weights, names and labels are compared", "tests/unit/test_study.py"),
+    ("of windows whose batches ended with the recording, a network that looks at its batch was not found out (found by a "
+     "reviewer)", "other batches are tried", "tests/unit/test_windows.py"),
+    ("an ensemble's features were those of the first clip's rate for clips of the same length at another (found by a reviewer; "
+     "no stage of ours depends on it)", "prepared for each rate", "tests/unit/test_ensemble.py"),
     ("votes were kept in 16 bits: of more than 65 536 classes the wrong one was certified (found by a reviewer)", "32 bits",
      "tests/unit/test_certify.py"),
     ("a radius that overflowed a double counted as one without limit", "the largest double", "tests/unit/test_edges.py"),

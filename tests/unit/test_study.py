@@ -28,6 +28,7 @@ from soundcert.cli import run as command_line
 from soundcert.config import CertifyConfig, load_config
 from soundcert.data import load_items
 from soundcert.errors import ConfigError, ModelError
+from soundcert.models import build_network, save_weights
 from soundcert.pipeline import Pipeline
 from soundcert.study import collect, load_study, plan, run_study
 from soundcert.study.cells import asks, cells_of, fits_of, target_radius
@@ -419,6 +420,97 @@ def test_figures_are_of_the_clips_that_the_list_names_now(
     assert command_line([*command[:4], "--write-only"]) == 0
 
 
+def test_clips_without_noise_are_counted_anew_with_the_run(done: Path, tmp_path: Path) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    cells = home / "out/cells"
+    before = json.loads((cells / "splits-clip-tiny-sigma-0.05/clean.json").read_text())
+    _swap_labels(home / "splits.csv", "testing")
+    for folder in cells.glob("splits-*"):
+        shutil.rmtree(folder / "run", ignore_errors=True)
+    assert command_line(["study", str(home / "study.yaml"), "--out", str(home / "out")]) == 0
+    after = json.loads((cells / "splits-clip-tiny-sigma-0.05/clean.json").read_text())
+    assert after == {"right": before["total"] - before["right"], "total": before["total"]}
+
+
+def test_validation_clips_that_nobody_asks_about_are_not_told_of(done: Path, tmp_path: Path) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    values = study_values()
+    del values["grid"][1]["choose"]
+    values["grid"][1]["test"] = "all"
+    command = ["study", str(save(home, values)), "--out", str(home / "out")]
+    assert command_line([*command, "--write-only"]) in (0, 1)
+    assert all("validation" not in split for c in results_of(home)["cells"] for split in c["splits"])
+    assert command_line([*command, "--join", str(_told(done)), "--plan"]) == 0, "nor compared"
+
+
+def test_a_list_or_a_config_that_is_damaged_is_not_taken_for_one_that_is_gone(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    command = ["study", str(home / "study.yaml"), "--out", str(home / "out"), "--write-only"]
+    config = home / "out/cells/splits-clip-tiny-sigma-0.05/config.yaml"
+    text = config.read_text()
+    for damage in ("a: [", ""):
+        config.write_text(damage)
+        assert command_line(command) == 2
+        assert "is no config: restore it" in capsys.readouterr().err
+    config.write_text(text)
+    run = config.parent / "run/run.json"
+    facts = run.read_text()
+    run.write_text(json.dumps({**json.loads(facts), "config": None}))
+    assert command_line(command) == 2
+    assert "does not say what the run was made with" in capsys.readouterr().err
+    run.write_text(facts)
+    weights = config.parent / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:100])
+    assert command_line(command) == 2
+    weights.write_bytes(kept)
+    lines = (home / "splits.csv").read_text().splitlines()
+    (home / "splits.csv").write_text("\n".join(line for line in lines if not line.endswith("testing")) + "\n")
+    assert command_line(command) == 2
+
+
+def test_what_is_the_same_on_another_machine_is_kept(done: Path, tmp_path: Path) -> None:
+    """Places, last digits of radii and settings that came later do not count, nor does what was never begun."""
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    for file in (home / "out/cells").rglob("run.json"):
+        facts = json.loads(file.read_text())
+        del facts["config"]["certify"]["device"]
+        decide = facts["config"]["certify"].get("decide")
+        if decide:
+            decide["radii"] = [r * (1 + 4e-16) for r in decide["radii"]]
+        facts["config"]["data"]["root"] = "/elsewhere/" + Path(facts["config"]["data"]["root"]).name
+        file.write_text(json.dumps(facts))
+    values = study_values()
+    values["grid"].append({**values["grid"][0], "name": "later", "vary": {"sigma": [0.7]}})
+    for folder in ("splits-clip-tiny-sigma-0.7", "splits-waveform-tiny-sigma-0.7"):
+        (home / "out/cells" / folder).mkdir()
+        (home / "out/cells" / folder / "config.yaml").write_text("pipeline: [mono]")
+    assert command_line(["study", str(save(home, values)), "--out", str(home / "out"), "--write-only"]) == 1
+
+
+def test_weights_that_a_training_begins_with_may_lie_elsewhere(clips: Path, tmp_path: Path) -> None:
+    values = study_values()
+    values["models"]["tiny"]["train"] = {"start": "a/begin.safetensors"}
+    values["grid"] = [{**values["grid"][0], "data": ["splits"], "pipeline": ["clip"]}]
+    for name in ("here", "there"):
+        shutil.copytree(clips, tmp_path / name)
+        (tmp_path / name / "a").mkdir()
+        net = build_network("ds_cnn", 2, {"width": 8, "blocks": 2})
+        save_weights(tmp_path / name / "a/begin.safetensors", net, network="ds_cnn", labels=("high", "low"),
+                     options={"width": 8, "blocks": 2})  # fmt: skip
+    file = save(tmp_path / "here", values)
+    assert command_line(["study", str(file), "--out", str(tmp_path / "here/out")]) == 0
+    shutil.move(tmp_path / "here/out", tmp_path / "there/out")
+    file = save(tmp_path / "there", values)
+    assert command_line(["study", str(file), "--out", str(tmp_path / "there/out"), "--write-only"]) == 0
+
+
 def _swap_labels(file: Path, split: str) -> None:
     other = {"low": "high", "high": "low"}
     lines = [line.split(",") for line in file.read_text().splitlines()]
@@ -696,8 +788,10 @@ def test_an_ensembles_figures_are_not_kept_for_members_that_were_trained_anew(
     save(tmp_path, values)
     for folder in (tmp_path / "out/cells").glob("*-other-*"):
         shutil.rmtree(folder)
+    for folder in (tmp_path / "out/cells").glob("folds-clip-both-*/*"):
+        shutil.rmtree(folder / "run")
     capsys.readouterr()
-    assert command_line([*command, "--write-only"]) == 0, "weights that are not there cannot be compared"
+    assert command_line([*command, "--write-only"]) == 1, "weights that are not there cannot be compared"
     joining = ["study", file, "--out", str(tmp_path / "new"), "--join", str(_told(tmp_path))]
     assert command_line(joining) == 2, "and what they were made with is not known"
     assert "weights were gone" in capsys.readouterr().err

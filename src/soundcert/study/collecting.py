@@ -76,7 +76,8 @@ def collect(study: StudyConfig, base: Path, out: Path, elsewhere: Elsewhere | No
 
 def _settings(study: StudyConfig, base: Path, out: Path, cell: Cell, fits: Sequence[Fit]) -> str:
     """Return the digest of what a cell was made with; "" where nobody can tell, so that no other study takes it."""
-    if any(not fit.trains and (fit.folder / "run").exists() and model_digest(fit) is None for fit in fits):
+    told = [fit for fit in fits if any((fit.folder / part).exists() for part in ("run", "validation"))]
+    if any(not fit.trains and model_digest(fit) is None for fit in told):
         return ""  # the members' weights are gone, and may have been made by other recipes than today's
     return settings_digest(study, base, out, cell, fits)
 
@@ -109,7 +110,8 @@ def _cell(study: StudyConfig, cell: Cell, fits: Sequence[Fit]) -> dict[str, Any]
 def _split(study: StudyConfig, fit: Fit) -> dict[str, Any]:
     """What choices and targets need to know of a fit."""
     out: dict[str, Any] = {"split": fit.split.name}
-    shares = validation_shares(fit.folder, study.targets)
+    looked = fit.cell.block.choose is not None
+    shares = validation_shares(fit.folder, study.targets) if looked else None
     if shares is not None:
         out["validation"] = {f"{t:g}": share for t, share in zip(study.targets, shares, strict=True)}
         out["validation_data"] = open_run(fit.folder / "validation").info["identity"]["data"]

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from soundcert.errors import ConfigError
 from soundcert.study.cells import Cell, Fit, cells_of, fits_of, members_of
 from soundcert.study.config import StudyConfig
-from soundcert.study.keeping import Lists
+from soundcert.study.keeping import Lists, begun, placeless
 
 FORMAT = 2
 #: By a cell's name, what results say of it.
@@ -88,7 +88,7 @@ def done_elsewhere(
             if cell is None or cell.name in found:
                 continue
             fits = fits_of(study, cell, base, out)
-            if any(map(_begun, fits)) or not _finished(told, cell, fits):
+            if any(map(begun, fits)) or not _finished(told, cell, fits):
                 continue
             if not told["settings"]:
                 raise ConfigError(
@@ -147,11 +147,6 @@ def _refuse(file: Path) -> NoReturn:
     raise ConfigError(f"{file} is not the results.json of a study, or was changed") from None
 
 
-def _begun(fit: Fit) -> bool:
-    """Whether more than the config of a fit is here: a stopped run may have made every cell's folder."""
-    return fit.folder.exists() and any(path.name != "config.yaml" for path in fit.folder.iterdir())
-
-
 def _finished(told: Mapping[str, Any], cell: Cell, fits: Sequence[Fit]) -> bool:
     """Whether nothing is left to do for a cell, as far as that does not depend on what other cells are chosen for."""
     if fits[0].trains and told["training"]["trained_fits"] < len(fits):
@@ -165,9 +160,13 @@ def _of_other_clips(told: Mapping[str, Any], fit: Fit, lists: Lists) -> bool:
     """Whether a fit's figures are of another list than the config's is now, as far as both are known."""
     part = split_of(told, fit.split.name)
     testing = part.get("testing") or {}
-    seen = [(testing.get("data"), fit.testing), (part.get("validation_data"), fit.choosing)]
-    pairs = [(then, lists.digest(config().data, fit.folder)) for then, config in seen if then is not None]
-    return any(now is not None and now != then for then, now in pairs)
+    seen = [(testing.get("data"), fit.testing().data)]
+    if fit.cell.block.choose is not None:
+        seen.append((part.get("validation_data"), fit.choosing().data))
+    return any(
+        then is not None and (now := lists.digest(data, fit.folder)) is not None and now != then
+        for then, data in seen
+    )
 
 
 def _at_targets(told: Mapping[str, Any], study: StudyConfig, cell: Cell) -> Mapping[str, Any]:
@@ -216,19 +215,7 @@ def _settings(fit: Fit, base: Path) -> list[Any]:
     if fit.config.train is None:  # the weights are the members': their places differ, their settings are told
         config["pipeline"] = config["pipeline"][:-1]
     validation = fit.split.validation.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    return [_placeless(config), _placeless(validation)]
-
-
-def _placeless(values: Any) -> Any:
-    """Return settings without the folders of their data, and numbers to 12 digits: the last differ between machines."""
-    if isinstance(values, dict):
-        kept = {key: _placeless(value) for key, value in values.items() if key != "root"}
-        if values.get("source") == "manifest" and "root" in values:  # its list's name says which clips
-            kept["root"] = Path(values["root"]).name
-        return kept
-    if isinstance(values, list):
-        return [_placeless(value) for value in values]
-    return float(f"{values:.12g}") if isinstance(values, float) else values
+    return [placeless(config), placeless(validation)]
 
 
 def split_of(told: Mapping[str, Any], split: str) -> Mapping[str, Any]:

@@ -5,14 +5,16 @@ Finished runs are not opened again for their own sake: whoever is about to skip 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
-from soundcert.config import Config
-from soundcert.data import DataConfig, load_items, without_roots
-from soundcert.errors import ConfigError, SoundcertError
+from soundcert.config import CertifyConfig, Config
+from soundcert.data import DataConfig, load_items
+from soundcert.errors import ConfigError
 from soundcert.pipeline import Pipeline
 from soundcert.runs.certify_run import list_digest
 from soundcert.runs.directory import read_json
@@ -23,18 +25,15 @@ class Lists:
     """The digests of data lists as they are now, each read once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, Path], str | None] = {}
+        self._known: dict[tuple[str, Path], str] = {}
 
     def digest(self, data: DataConfig | None, base: Path) -> str | None:
-        """Return the digest of a list's names and labels; None for a list that cannot be read here."""
-        if data is None:
+        """Return the digest of a list's names and labels; None for a list that is not here."""
+        if data is None or not (base / data.root.expanduser()).exists():
             return None
         key = (data.model_dump_json(), base if not data.root.is_absolute() else Path())
         if key not in self._known:
-            try:
-                self._known[key] = list_digest(load_items(data, base))
-            except SoundcertError:
-                self._known[key] = None
+            self._known[key] = list_digest(load_items(data, base))
         return self._known[key]
 
 
@@ -51,37 +50,63 @@ def refuse_changed(fits: Iterable[Fit]) -> None:
         runs = [(fit.folder / "run", fit.testing())]
         if fit.cell.block.choose is not None:
             runs.append((fit.folder / "validation", fit.choosing()))
-        begun = [(folder, config) for folder, config in runs if (folder / "run.json").exists()]
-        model = model_digest(fit) if begun else None
-        for folder, config in begun:
+        there = [(folder, config) for folder, config in runs if (folder / "run.json").exists()]
+        model = model_digest(fit) if there else None
+        for folder, config in there:
             _same_run(folder, config, lists.digest(config.data, fit.folder), model)
+
+
+def begun(fit: Fit) -> bool:
+    """Whether more than the config of a fit is here: a stopped run may have made every cell's folder."""
+    return fit.folder.exists() and any(not path.name.startswith("config.") for path in fit.folder.iterdir())
 
 
 def _same_recipe(fit: Fit) -> None:
     """Raise ConfigError unless the folder's config has the fit's pipeline and recipe; testing settings may follow later."""
     file = fit.folder / "config.yaml"
-    if not file.exists():
+    if not (file.exists() and begun(fit)):
         return
-    before = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    try:
+        before: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise ConfigError(f"{file} is no config: restore it, or remove its folder to make the cell anew")
     values = fit.config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     for part in ("pipeline", "train"):
-        if without_roots(before.get(part)) != without_roots(values.get(part)):
-            raise ConfigError(
-                f"{fit.folder} was made with another {part}: remove it, or choose another --out"
-            )
+        if _anywhere(before.get(part)) != _anywhere(values.get(part)):
+            raise _refusal(fit.folder, f"with another {part}")
+
+
+def _anywhere(part: Any) -> Any:
+    """Return a part of a config without the places of its data, and of the weights that a training began with."""
+    out = placeless(part)
+    if isinstance(out, dict) and isinstance(out.get("start"), str):
+        out["start"] = Path(out["start"]).name
+    return out
 
 
 def _same_run(folder: Path, config: Config, clips: str | None, model: str | None) -> None:
     facts = read_json(folder / "run.json")
-    before, made = facts.get("config", {}), facts.get("identity", {})
+    before, made = facts.get("config"), facts.get("identity")
+    if not (isinstance(before, dict) and isinstance(made, dict)):
+        raise ConfigError(f"{folder / 'run.json'} does not say what the run was made with: restore it")
     values = config.model_dump(mode="json", exclude_none=True)
-    for part in ("certify", "data"):
-        if without_roots(before.get(part)) != without_roots(values[part]):
+    for part, kind in (("certify", CertifyConfig), ("data", DataConfig)):
+        if placeless(_read_again(kind, before.get(part))) != placeless(values[part]):
             raise _refusal(folder, f"with another {part}")
     if clips is not None and made.get("data") != clips:
         raise _refusal(folder, "of other clips, or of clips with other labels")
     if model is not None and made.get("model") != model:
         raise _refusal(folder, "with other weights")
+
+
+def _read_again(kind: type[BaseModel], values: Any) -> Any:
+    """Return settings as this version writes them: one that came later has its default."""
+    try:
+        return kind.model_validate(values).model_dump(mode="json", exclude_none=True)
+    except ValidationError:
+        return values
 
 
 def _refusal(folder: Path, how: str) -> ConfigError:
@@ -90,8 +115,33 @@ def _refusal(folder: Path, how: str) -> ConfigError:
 
 def model_digest(fit: Fit) -> str | None:
     """Return the digest of a fit's weights, an ensemble's of all its members'; None where they are not here."""
-    try:
-        model = Pipeline.from_config(fit.config, fit.folder).model
-    except SoundcertError:
+    stages = fit.config.model_dump(mode="json", include={"pipeline"})["pipeline"]
+    if not all((fit.folder / weights).exists() for weights in _weights(stages)):
         return None
+    model = Pipeline.from_config(fit.config, fit.folder).model
     return model.digest if model else None
+
+
+def _weights(values: Any) -> Iterator[str]:
+    """Yield the weights that stages name, ensembles' members included."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            if key == "weights" and isinstance(value, str):
+                yield value
+            else:
+                yield from _weights(value)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _weights(value)
+
+
+def placeless(values: Any) -> Any:
+    """Return settings without the folders of their data, and numbers to 12 digits: the last differ between machines."""
+    if isinstance(values, dict):
+        kept = {key: placeless(value) for key, value in values.items() if key != "root"}
+        if values.get("source") == "manifest" and "root" in values:  # its list's name says which clips
+            kept["root"] = Path(values["root"]).name
+        return kept
+    if isinstance(values, list):
+        return [placeless(value) for value in values]
+    return float(f"{values:.12g}") if isinstance(values, float) else values

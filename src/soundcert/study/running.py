@@ -67,8 +67,10 @@ def run_study(
     for fit in everything:
         _prepare(fit)
     with _workers(jobs) as submit:
-        for part in ([f for f in everything if f.trains], [f for f in everything if not f.trains]):
-            _all([submit(train_fit, fit) for fit in part], tell)
+        ensembles = [fit for fit in everything if not fit.trains]
+        _all([submit(train_fit, fit) for fit in everything if fit.trains], tell)
+        refuse_changed(ensembles)  # members that were gone may be there now
+        _all([submit(train_fit, fit) for fit in ensembles], tell)
     # Among all cells that were looked at, in whatever call: a part of the grid must not choose by itself.
     wanted = chosen_folders(study, cells_of(study), out, elsewhere)
     testing = [fit for fit in everything if fit.cell.block.test == "all" or fit.folder in wanted]
@@ -113,7 +115,8 @@ def train_fit(fit: Fit) -> str:
 def test_fit(fit: Fit) -> str:
     """Certify a fit's testing clips; return what was done, in a line."""
     clean = fit.folder / "clean.json"
-    if not clean.exists():
+    # Of the clips and weights that the run is of: whoever removes the run asks for both anew.
+    if not clean.exists() or not (fit.folder / "run" / "run.json").exists():
         write_json(clean, clean_accuracy(fit))
     done = _run(fit.testing(), fit.folder / "run", fit.folder)
     return f"{fit.name}: {'testing clips certified' if done else 'certified before'}"
@@ -146,7 +149,9 @@ def _prepare(fit: Fit) -> None:
     values = fit.config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     fit.folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    (fit.folder / "config.yaml").write_text(text, encoding="utf-8")
+    partial = fit.folder / "config.part"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(fit.folder / "config.yaml")
 
 
 def _run(config: Config, out: Path, base: Path) -> bool:
