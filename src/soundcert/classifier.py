@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -174,7 +175,11 @@ class BaseClassifier:
             compare(loud, one, reference[one], "with its companions in the batch")
             if self.windows:
                 # Batches of windows may end where recordings do, so that companions never mix: not in this number.
-                other = self.rows // 2 + 1 if self.rows > 2 else self.rows + 1
+                whole = rows[:1]
+                for stage in self._whole:
+                    whole = stage(whole)
+                each = self.windows.count(whole.shape[-1])
+                other = next(n for n in count(max(2, self.rows // 2 + 1)) if n != self.rows and each % n)
                 compare(rows, everything, reference, "with the windows that are run beside its own", other)
                 compare(loud, one, reference[one], "with the windows that are run beside its own", other)
             del loud

@@ -508,7 +508,17 @@ def test_weights_that_a_training_begins_with_may_lie_elsewhere(clips: Path, tmp_
     assert command_line(["study", str(file), "--out", str(tmp_path / "here/out")]) == 0
     shutil.move(tmp_path / "here/out", tmp_path / "there/out")
     file = save(tmp_path / "there", values)
-    assert command_line(["study", str(file), "--out", str(tmp_path / "there/out"), "--write-only"]) == 0
+    command = ["study", str(file), "--out", str(tmp_path / "there/out"), "--write-only"]
+    begin = tmp_path / "there/a/begin.safetensors"
+    assert command_line(command) == 2, "but not others of the same name"
+    shutil.copy(tmp_path / "here/a/begin.safetensors", begin)
+    assert command_line(command) == 0
+    (tmp_path / "here/a/begin.safetensors").unlink()
+    assert command_line(command) == 0
+    begin.rename(begin.with_name("other.safetensors"))
+    values["models"]["tiny"]["train"] = {"start": "a/other.safetensors"}
+    save(tmp_path / "there", values)
+    assert command_line(command) == 2
 
 
 def _swap_labels(file: Path, split: str) -> None:

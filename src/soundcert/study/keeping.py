@@ -5,6 +5,7 @@ Finished runs are not opened again for their own sake: whoever is about to skip 
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,17 +74,19 @@ def _same_recipe(fit: Fit) -> None:
     if not isinstance(before, dict):
         raise ConfigError(f"{file} is no config: restore it, or remove its folder to make the cell anew")
     values = fit.config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    for part in ("pipeline", "train"):
-        if _anywhere(before.get(part)) != _anywhere(values.get(part)):
+    then, now = (placeless({part: v.get(part) for part in ("pipeline", "train")}) for v in (before, values))
+    begins = [str((v["train"] or {}).pop("start", "")) for v in (then, now)]
+    for part in then:
+        if then[part] != now[part] or (part == "train" and not _same_file(*begins)):
             raise _refusal(fit.folder, f"with another {part}")
 
 
-def _anywhere(part: Any) -> Any:
-    """Return a part of a config without the places of its data, and of the weights that a training began with."""
-    out = placeless(part)
-    if isinstance(out, dict) and isinstance(out.get("start"), str):
-        out["start"] = Path(out["start"]).name
-    return out
+def _same_file(a: str, b: str) -> bool:
+    """Whether two places may hold one file: of one name, and of the same bytes as far as both are here."""
+    one, other = Path(a), Path(b)
+    if one == other or one.name != other.name:
+        return one == other
+    return not (one.is_file() and other.is_file()) or filecmp.cmp(one, other, shallow=False)
 
 
 def _same_run(folder: Path, config: Config, clips: str | None, model: str | None) -> None:
