@@ -14,11 +14,12 @@ from soundcert.study.cost import CellCost
 
 def plan_view(costs: Sequence[CellCost], jobs: int) -> RenderableType:
     """Return the cells with what is left to do of each, and the sum."""
-    table = plain_table("cell", "to train", "training", "to certify", "clips", "passes", "certifying")
+    table = plain_table("cell", "train", "time", "certify", "clips", "passes", "time")
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for c in costs:
-        chosen = " if chosen" if c.tests_if_chosen and c.to_test else ""
+        chosen = " *" if c.tests_if_chosen and c.to_test else ""
         table.add_row(
             c.cell,
             f"{c.to_train} of {c.fits}",
@@ -31,7 +32,7 @@ def plan_view(costs: Sequence[CellCost], jobs: int) -> RenderableType:
     total = sum(c.seconds for c in costs)
     text = (
         f"{len(costs)} cells, at most {duration(total)} of one core, {duration(total / jobs)} with {jobs} at a time. "
-        "Passes under `decide` are an expectation; cells that are certified only if chosen are counted in full."
+        "Passes under `decide` are an expectation. Cells marked * are certified only if chosen, and counted in full."
         if total
         else f"{len(costs)} cells, all finished."
     )
