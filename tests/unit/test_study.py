@@ -380,12 +380,21 @@ def test_a_finished_run_is_not_taken_for_one_with_other_settings(
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda v: v["models"]["tiny"]["options"].update(width=4), "another pipeline"),
-        (lambda v: v["pipelines"]["clip"][-1]["log_mel"].update(floor=2.0), "another pipeline"),
-        (lambda v: v["data"]["folds"]["train"].update(epochs=2), "another train"),
-        (lambda v: v["grid"][0].update(testing_limit=2), "another data"),
-        (lambda v: v["grid"][1].update(choose=30), "another certify"),
-        (lambda v: v["grid"][1].update(certify={"alpha": 1e-6, "n": 300}), "another certify"),
+        (lambda v: v["models"]["tiny"]["options"].update(width=4), "another pipeline (pipeline"),
+        (
+            lambda v: v["pipelines"]["clip"][-1]["log_mel"].update(floor=2.0),
+            "floor was 1.0, the config asks for 2.0)",
+        ),
+        (
+            lambda v: v["data"]["folds"]["train"].update(epochs=2),
+            "(train.epochs was ",
+        ),
+        (
+            lambda v: v["grid"][0].update(testing_limit=2),
+            "another data (data.limit was 3, the config asks for 2)",
+        ),
+        (lambda v: v["grid"][1].update(choose=30), "another certify (certify.n was "),
+        (lambda v: v["grid"][1].update(certify={"alpha": 1e-6, "n": 300}), "(certify.n"),
     ],
 )
 def test_tables_are_not_written_of_what_was_made_otherwise(

@@ -19,6 +19,7 @@ from soundcert.errors import ConfigError
 from soundcert.pipeline import Pipeline
 from soundcert.runs.certify_run import list_digest
 from soundcert.runs.directory import read_json
+from soundcert.runs.values import leaves
 from soundcert.study.cells import Fit
 
 
@@ -78,7 +79,7 @@ def _same_recipe(fit: Fit) -> None:
     begins = [str((v["train"] or {}).pop("start", "")) for v in (then, now)]
     for part in then:
         if then[part] != now[part] or (part == "train" and not _same_file(*begins)):
-            raise _refusal(fit.folder, f"with another {part}")
+            raise _refusal(fit.folder, _other(part, then[part], now[part]))
 
 
 def _same_file(a: str, b: str) -> bool:
@@ -96,8 +97,9 @@ def _same_run(folder: Path, config: Config, clips: str | None, model: str | None
         raise ConfigError(f"{folder / 'run.json'} does not say what the run was made with: restore it")
     values = config.model_dump(mode="json", exclude_none=True)
     for part, kind in (("certify", CertifyConfig), ("data", DataConfig)):
-        if placeless(_read_again(kind, before.get(part))) != placeless(values[part]):
-            raise _refusal(folder, f"with another {part}")
+        then, now = placeless(_read_again(kind, before.get(part))), placeless(values[part])
+        if then != now:
+            raise _refusal(folder, _other(part, then, now))
     if clips is not None and made.get("data") != clips:
         raise _refusal(folder, "of other clips, or of clips with other labels")
     if model is not None and made.get("model") != model:
@@ -110,6 +112,17 @@ def _read_again(kind: type[BaseModel], values: Any) -> Any:
         return kind.model_validate(values).model_dump(mode="json", exclude_none=True)
     except ValidationError:
         return values
+
+
+def _other(part: str, then: Any, now: Any) -> str:
+    """Return in words that a part of the settings is another, and the first place where it is."""
+    place, a, b = next(leaf for leaf in leaves(then, now, part) if leaf[1] != leaf[2])
+    return f"with another {part} ({place} was {_shown(a)}, the config asks for {_shown(b)})"
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _refusal(folder: Path, how: str) -> ConfigError:
