@@ -503,7 +503,9 @@ def test_what_is_the_same_on_another_machine_is_kept(done: Path, tmp_path: Path)
     assert command_line(["study", str(save(home, values)), "--out", str(home / "out"), "--write-only"]) == 1
 
 
-def test_weights_that_a_training_begins_with_may_lie_elsewhere(clips: Path, tmp_path: Path) -> None:
+def test_weights_that_a_training_begins_with_may_lie_elsewhere(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     values = study_values()
     values["models"]["tiny"]["train"] = {"start": "a/begin.safetensors"}
     values["grid"] = [{**values["grid"][0], "data": ["splits"], "pipeline": ["clip"]}]
@@ -520,6 +522,7 @@ def test_weights_that_a_training_begins_with_may_lie_elsewhere(clips: Path, tmp_
     command = ["study", str(file), "--out", str(tmp_path / "there/out"), "--write-only"]
     begin = tmp_path / "there/a/begin.safetensors"
     assert command_line(command) == 2, "but not others of the same name"
+    assert "begin.safetensors is not what it began with" in capsys.readouterr().err
     shutil.copy(tmp_path / "here/a/begin.safetensors", begin)
     assert command_line(command) == 0
     (tmp_path / "here/a/begin.safetensors").unlink()

@@ -76,10 +76,12 @@ def _same_recipe(fit: Fit) -> None:
         raise ConfigError(f"{file} is no config: restore it, or remove its folder to make the cell anew")
     values = fit.config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     then, now = (placeless({part: v.get(part) for part in ("pipeline", "train")}) for v in (before, values))
-    begins = [str((v["train"] or {}).pop("start", "")) for v in (then, now)]
+    began, begins = (str((v["train"] or {}).pop("start", "")) for v in (then, now))
     for part in then:
-        if then[part] != now[part] or (part == "train" and not _same_file(*begins)):
+        if then[part] != now[part]:
             raise _refusal(fit.folder, _other(part, then[part], now[part]))
+    if not _same_file(began, begins):
+        raise _refusal(fit.folder, f"with another train ({begins or 'no file'} is not what it began with)")
 
 
 def _same_file(a: str, b: str) -> bool:
@@ -116,7 +118,8 @@ def _read_again(kind: type[BaseModel], values: Any) -> Any:
 
 def _other(part: str, then: Any, now: Any) -> str:
     """Return in words that a part of the settings is another, and the first place where it is."""
-    place, a, b = next(leaf for leaf in leaves(then, now, part) if leaf[1] != leaf[2])
+    different = (leaf for leaf in leaves(then, now, part) if leaf[1] != leaf[2])
+    place, a, b = next(different, (part, then, now))
     return f"with another {part} ({place} was {_shown(a)}, the config asks for {_shown(b)})"
 
 
