@@ -172,6 +172,8 @@ def audit(
             sizes.add(route.object.size)
             rows.append(_audit_clip(route, clip, trace, sampling, left, engine, draws))
     flags = _merge(rows)
+    if contract is not None and contract.trained_otherwise:
+        flags.append(Flag("trained-otherwise", contract.trained_otherwise))
     if len(sizes) > 1:
         flags.append(Flag("lengths-differ", f"from {min(sizes)} to {max(sizes)} values"))
     return Audit(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from soundcert.bounds import format_down, format_up
 from soundcert.pipeline import Route
+from soundcert.stages import GaussianNoise, LatticeNoise, Model, known_stages
 
 ContractKind = Literal[
     "fixed-gain waveform smoothing",
@@ -19,6 +20,8 @@ ContractKind = Literal[
     "feature-space smoothing",
     "latent smoothing",
 ]
+#: Families of stages that decide what a model hears, and one stage of theirs that hardly does.
+_HEARD, _UNHEARD = ("gain", "noise", "range", "feature"), "quantize"
 Location = Literal["input", "waveform after gain", "waveform", "feature", "latent"]
 
 
@@ -27,7 +30,8 @@ class Contract:
     """What is certified. Derived by `read_contract`; the fields from `gain` on are about one clip.
 
     windows, vote: how the base classifier reads a long recording, below the noise. cut: how recordings were cut
-    into clips above it, each with a certificate of its own.
+    into clips above it, each with a certificate of its own. trained_otherwise: gains, noise and features that the
+    model was trained with, by its weight file, beside those that stand here; None where they are the same, or unknown.
     """
 
     kind: ContractKind
@@ -49,6 +53,7 @@ class Contract:
     windows: str | None = None
     vote: str | None = None
     cut: str | None = None
+    trained_otherwise: str | None = None
     gain: float | None = None
     object_norm: float | None = None
     raw_radius: float | None = None
@@ -238,7 +243,39 @@ def read_contract(route: Route, engine: str = "torch fp32") -> Contract:
         else None,
         vote=windows.vote_words() if windows else None,
         cut=route.file.cut,
+        trained_otherwise=_trained_otherwise(route),
     )
+
+
+def _trained_otherwise(route: Route) -> str | None:
+    """Compare gains, noise and features with those that weight files of ours say they were trained with."""
+    heard = [stage for stage in route.stages if stage.family != "model"]
+    found = []
+    for stage in route.base:
+        for *own, model in stage.members or ((stage,),) if isinstance(stage, Model) else ():
+            said: object = model.meta.get("pipeline")
+            if not isinstance(said, list):
+                continue
+            # Other stages, such as `fit` or `resample`, are for the recordings and not for the model.
+            kinds = {name for name, kind in known_stages().items() if kind.family in _HEARD} - {_UNHEARD}
+            # Noise on a lattice is Gaussian noise to the ear.
+            here = [
+                (GaussianNoise(s.sigma) if isinstance(s, LatticeNoise) else s).describe()
+                for s in (*heard, *own)
+                if s.name in kinds
+            ]
+            there = [
+                t.replace("lattice_", "gaussian_") for t in map(str, said) if t.partition("(")[0] in kinds
+            ]
+            if here != there:
+                fewer = [text for text in there if text not in here]
+                more = [text for text in here if text not in there]
+                found.append(
+                    f"trained with {', '.join(fewer) or 'nothing'} where {', '.join(more) or 'nothing'} stands here"
+                    if fewer or more
+                    else f"trained in another order: {', '.join(there)}"
+                )
+    return "; ".join(dict.fromkeys(found)) or None
 
 
 def _gain_policy(route: Route) -> str:

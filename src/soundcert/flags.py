@@ -171,6 +171,16 @@ _KINDS = (
         "Use the default method, sinc, where a file-space statement is wanted.",
     ),
     FlagKind(
+        "trained-otherwise",
+        "note",
+        "The model was trained with other stages",
+        "a weight file that `soundcert train` wrote names another gain, noise or features than the pipeline.",
+        "The certificate is valid, for the pipeline as it stands. But the model hears what it never learnt from, and "
+        "may know few clips: a network that was trained with σ = 2 can be worthless at σ = 3, and one that was trained "
+        "on frames every 10 ms is worse on frames every 20.",
+        "Take gain, noise and features from the model's card or training config, or train with this pipeline.",
+    ),
+    FlagKind(
         "small-ceiling",
         "note",
         "n allows little more than abstention",

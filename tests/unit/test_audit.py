@@ -193,6 +193,12 @@ def test_an_audit_reports_the_geometry_of_its_clips():
 # --- flags -----------------------------------------------------------------------------------------
 
 
+def trained(sigma: str) -> Model:
+    """A model whose weight file says with which noise it was trained."""
+    said = ["mono()", "rms_normalize(target=1)", f"gaussian_noise(sigma={sigma})", "model(linear)"]
+    return Model(module=nn.Linear(SIZE, 2).eval(), meta={"pipeline": said})
+
+
 def full_scale(count: int) -> sc.Clip:
     values = np.round(np.random.default_rng(3).standard_normal(SIZE) * 3000).astype(np.int16)
     values[10 : 10 + count] = [32767, -32768, 32767, -32768][:count]
@@ -260,6 +266,10 @@ CASES: dict[str, tuple[Case, Case]] = {
     "resampled-on-load": (
         case(Resample(16_000, method="soxr"), NOISE, clips=[clip(rate=8000)]),
         case(Resample(16_000), NOISE, clips=[clip(rate=8000)]),
+    ),
+    "trained-otherwise": (
+        case(RmsNormalize(), NOISE, trained("0.3")),
+        case(RmsNormalize(), NOISE, trained(f"{NOISE.sigma:g}")),
     ),
     "small-ceiling": (case(NOISE, n=20), case(NOISE, n=100)),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from soundcert.stages import (
     Fit,
     FixedGain,
     GaussianNoise,
+    LatticeNoise,
     LogMel,
     Mfcc,
     Model,
@@ -36,6 +39,7 @@ from soundcert.stages import (
     Spectrogram,
     Stage,
     Standardize,
+    stage_class,
 )
 
 FIXED = "fixed-gain waveform smoothing"
@@ -514,3 +518,80 @@ def test_a_stage_that_does_not_fit_is_named_by_its_number():
         contract_of(FeatureStandardize(), NOISE, MODEL)
     with pytest.raises(ConfigError, match=r"stage 1: log_mel is set for 16000 Hz but receives 8000 Hz"):
         contract_of(LogMel(), NOISE, MODEL)
+
+
+# --- what the model was trained with ---------------------------------------------------------------
+
+
+def trained(*said: str) -> Model:
+    return Model(module=MODEL, meta={"pipeline": [*said, "model(linear)"]})
+
+
+GAIN = "rms_normalize(target=1)"
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        ([RmsNormalize(), NOISE, trained("mono()", "resample(rate=16000)", GAIN, NOISE.describe())], None),
+        (
+            [RmsNormalize(), Quantize(log2_step=-20), LatticeNoise(0.25), trained(GAIN, NOISE.describe())],
+            None,
+        ),
+        ([RmsNormalize(), NOISE, Model(module=MODEL)], None),
+        ([RmsNormalize(), NOISE, Model(module=MODEL, meta={"pipeline": "a text"})], None),
+        (
+            [RmsNormalize(), NOISE, trained(GAIN, "gaussian_noise(sigma=0.5)")],
+            "trained with gaussian_noise(sigma=0.5) where gaussian_noise(sigma=0.25) stands here",
+        ),
+        ([NOISE, trained(GAIN, NOISE.describe())], f"trained with {GAIN} where nothing stands here"),
+        (
+            [RmsNormalize(), NOISE, Clip(), trained(GAIN, NOISE.describe())],
+            f"trained with nothing where {Clip().describe()} stands here",
+        ),
+        (
+            [RmsNormalize(), NOISE, trained(NOISE.describe(), GAIN)],
+            f"trained in another order: {NOISE.describe()}, {GAIN}",
+        ),
+        (
+            [NOISE, MEL, trained(NOISE.describe(), replace(MEL, hop=16).describe())],
+            f"trained with {replace(MEL, hop=16).describe()} where {MEL.describe()} stands here",
+        ),
+    ],
+)  # fmt: skip
+def test_a_model_that_was_trained_with_other_stages_is_named(stages, expected):
+    contract = read_contract(Pipeline(stages).route(FILE))
+    assert contract.trained_otherwise == expected
+    assert contract.to_dict().get("trained_otherwise") == expected
+
+
+def test_members_of_an_ensemble_are_compared_with_their_own_features():
+    same, other = (trained(NOISE.describe(), mel.describe()) for mel in (MEL, replace(MEL, hop=16)))
+    pairs = ((MEL, same), (MEL, other))
+    for (first, second), expected in (
+        ((0, 0), None),
+        ((0, 1), f"trained with {replace(MEL, hop=16).describe()} where {MEL.describe()} stands here"),
+        ((1, 1), f"trained with {replace(MEL, hop=16).describe()} where {MEL.describe()} stands here"),
+    ):
+        both = Model(members=(pairs[first], pairs[second]))
+        assert read_contract(Pipeline([NOISE, both]).route(FILE)).trained_otherwise == expected
+
+
+def test_every_bundled_model_says_that_it_was_trained_with_the_pipeline_of_its_card():
+    """Guards the comparison of descriptions against a change of what a stage prints of itself."""
+    for path in sorted((resources.files("soundcert") / "models" / "zoo").iterdir(), key=str):
+        if not path.name.endswith(".safetensors"):
+            continue
+        model = Model(weights=f"bundled:{path.name.removesuffix('.safetensors')}")
+        stages = [parsed(text) for text in model.meta["pipeline"][:-1]]
+        pipe = Pipeline([*stages, model])
+        assert (
+            read_contract(pipe.route(sc.Space("file", "waveform", (16_000,), 16_000))).trained_otherwise
+            is None
+        )
+
+
+def parsed(text: str) -> Stage:
+    """Read a description, the call that rebuilds a stage."""
+    call = ast.parse(text, mode="eval").body
+    return stage_class(call.func.id)(**{k.arg: ast.literal_eval(k.value) for k in call.keywords})

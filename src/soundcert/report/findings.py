@@ -45,6 +45,8 @@ def run_flags(run: Run) -> list[Flag]:
                     f"displacement up to {worst:.3g} times the noise",
                 )
             )
+    if contract.get("trained_otherwise"):
+        out.append(Flag("trained-otherwise", str(contract["trained_otherwise"])))
     low = [r["ceiling"] / r["sigma"] for r in run.usable if 0 < r["ceiling"] < r["sigma"]]
     if low and not any(r.get("policy") == "decide" for r in run.usable):
         out.append(Flag("small-ceiling", f"{min(low):.3g}σ on {len(low)} of {len(run.usable)} clips"))
