@@ -21,6 +21,7 @@ from soundcert.config import load_config
 from soundcert.data import load_items
 from soundcert.diagnostics import norm_ratio_db
 from soundcert.errors import ConfigError, RunError
+from soundcert.models import load_weights, save_weights
 from soundcert.pipeline import Pipeline
 from soundcert.runs import certify_run, verify_run
 from soundcert.runs import replay as replaying
@@ -270,6 +271,25 @@ def test_a_changed_contract_and_statement_are_found(copied):
     wrong = found(copied / "fixed", sample=0)["config, model and data list"]
     assert any("contract.post_noise" in text for text in wrong)
     assert any("the statement is not the one" in text for text in wrong)
+
+
+def test_what_a_model_was_trained_with_is_compared_where_the_run_says_it(copied):
+    """Runs of earlier versions do not; the same network in a file that says more is the same model."""
+    loaded = load_weights(copied / "tones.safetensors")
+    save_weights(
+        copied / "tones.safetensors", loaded.module, network=loaded.network, labels=loaded.labels,
+        options=loaded.options, meta={"pipeline": ["gaussian_noise(sigma=2)"]},
+    )  # fmt: skip
+    assert found(copied / "fixed", sample=0) == {}
+    run = make(copied, "later", WAVEFORM, "")
+    assert found(run, sample=0) == {}
+    edit(
+        run / "run.json",
+        lambda facts: facts["contract"].update(trained_otherwise="trained with nothing else"),
+    )
+    assert any(
+        "contract.trained_otherwise" in text for text in found(run, sample=0)["config, model and data list"]
+    )
 
 
 def test_labels_and_missing_or_doubled_clips_are_found(copied):
