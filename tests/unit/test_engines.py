@@ -205,6 +205,35 @@ def test_an_engine_that_computes_something_else_is_refused(monkeypatch):
     assert prepare(network(), features(), "openvino", "bf16").precision == "bf16"  # within its tolerance
 
 
+class Steep(nn.Module):
+    """Logits that are a thousand times as large at twice the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * x.abs().amax(dim=(1, 2)).unsqueeze(1) ** 10
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.02, False), (2.0, True)])
+def test_large_logits_at_another_gain_may_differ_by_as_much_more(monkeypatch, error, refused):
+    """Rounding costs a share of what is computed: where logits grow, so may their difference, and no further."""
+    quiet = float(features().abs().max())
+
+    def rounded(net, *_):
+        return Engine(lambda x: net(x) * (1 + error * (x.abs().max() > 1.5 * quiet)), "openvino", "bf16")
+
+    monkeypatch.setattr(engines, "_load", lambda _: [])
+    monkeypatch.setattr(engines, "_build", rounded)
+    steep = Steep().eval()
+    if refused:
+        with pytest.raises(ModelError, match="another classifier"):
+            prepare(steep, features(), "openvino", "bf16")
+    else:
+        assert prepare(steep, features(), "openvino", "bf16").precision == "bf16"
+
+
 def test_another_number_of_classes_is_refused(monkeypatch):
     monkeypatch.setattr(engines, "_load", lambda _: [])
     monkeypatch.setattr(
