@@ -370,7 +370,7 @@ def test_a_finished_run_is_not_taken_for_one_with_other_settings(
     assert command_line(["study", str(file), "--out", str(home / "out")]) == 2
     assert "another certify" in capsys.readouterr().err
     # What is only told of must be true as well: of no cell, worked on or not.
-    for more in (["--write-only"], ["--only", "chosen"]):
+    for more in (["--write-only"], ["--only", "chosen"], ["--plan"]):
         page = (home / "out/results/README.md").read_text(encoding="utf-8")
         assert command_line(["study", str(file), "--out", str(home / "out"), *more]) == 2
         assert "another certify" in capsys.readouterr().err

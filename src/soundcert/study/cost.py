@@ -22,9 +22,10 @@ from soundcert.pipeline import Pipeline
 from soundcert.policies import rules
 from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.stages import Model
-from soundcert.study.cells import Fit, fits_of, members_of
+from soundcert.study.cells import Fit, cells_of, fits_of, members_of
 from soundcert.study.config import StudyConfig
 from soundcert.study.joining import Elsewhere
+from soundcert.study.keeping import refuse_changed
 from soundcert.study.running import chosen_cells, finished
 
 #: Probabilities of the top class in a trained model, over clips.
@@ -55,12 +56,17 @@ class CellCost:
 def plan(
     study: StudyConfig, base: Path, out: Path, only: Sequence[str] = (), elsewhere: Elsewhere | None = None
 ) -> list[CellCost]:
-    """Return what each cell still costs, but for those done elsewhere. Cells of one shape and network are measured once."""
+    """Return what each cell still costs, but for those done elsewhere. Cells of one shape and network are measured once.
+
+    ConfigError where anything that is kept was made otherwise than the study now asks for, as when it is run.
+    """
     wanted = [cell for cell in chosen_cells(study, only) if cell.name not in (elsewhere or {})]
     known: dict[str, tuple[float, float]] = {}
     costs = []
     # All cells are read before the first is measured: a mistake in the last costs no time.
     everything = [(cell, fits_of(study, cell, base, out)) for cell in wanted]
+    kept = [cell for cell in cells_of(study) if cell.name not in (elsewhere or {})]
+    refuse_changed(fit for cell in kept for fit in fits_of(study, cell, base, out))
     for cell, fits in everything:
         untrained = [f for f in fits if f.trains and not (f.folder / "train.json").exists()]
         untested = [f for f in fits if cell.block.test != "none" and not finished(f)]
