@@ -254,7 +254,7 @@ def _trained_otherwise(route: Route) -> str | None:
     for stage in route.base:
         for *own, model in stage.members or ((stage,),) if isinstance(stage, Model) else ():
             said: object = model.meta.get("pipeline")
-            if not isinstance(said, list):
+            if not isinstance(said, list) or not all(isinstance(t, str) and t.isprintable() for t in said):
                 continue
             # Other stages, such as `fit` or `resample`, are for the recordings and not for the model.
             kinds = {name for name, kind in known_stages().items() if kind.family in _HEARD} - {_UNHEARD}
@@ -264,9 +264,7 @@ def _trained_otherwise(route: Route) -> str | None:
                 for s in (*heard, *own)
                 if s.name in kinds
             ]
-            there = [
-                t.replace("lattice_", "gaussian_") for t in map(str, said) if t.partition("(")[0] in kinds
-            ]
+            there = [t.replace("lattice_", "gaussian_") for t in said if t.partition("(")[0] in kinds]
             if here != there:
                 fewer = [text for text in there if text not in here]
                 more = [text for text in here if text not in there]

@@ -540,6 +540,8 @@ GAIN = "rms_normalize(target=1)"
         ),
         ([RmsNormalize(), NOISE, Model(module=MODEL)], None),
         ([RmsNormalize(), NOISE, Model(module=MODEL, meta={"pipeline": "a text"})], None),
+        ([RmsNormalize(), NOISE, Model(module=MODEL, meta={"pipeline": [7, "clip()"]})], None),
+        ([RmsNormalize(), NOISE, trained("clip(\x1b[31m)")], None),
         (
             [RmsNormalize(), NOISE, trained(GAIN, "gaussian_noise(sigma=0.5)")],
             "trained with gaussian_noise(sigma=0.5) where gaussian_noise(sigma=0.25) stands here",
