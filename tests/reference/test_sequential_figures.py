@@ -35,3 +35,9 @@ def test_hopeless_radii_are_given_up_soon(ratio, p):
     found = decision_rule(ratio, CAP, ALPHA).operating(p)
     assert found.rejected > 0.999
     assert found.samples < 2000
+
+
+def test_what_docs_study_says_of_draws_near_the_ceiling():
+    """20 dB of a unit-RMS second at σ = 4: how many of so many draws may miss."""
+    for cap, missed in ((12_000, 0), (40_000, 14)):
+        assert decision_rule(12.665020113030696 / 4, cap, 0.001, 0.003).accept[-1] == missed
