@@ -296,7 +296,8 @@ def _together(ensemble: Ensemble, example: Tensor, engine: EngineName, precision
     ]
     modules = [part.module for part in parts if part.module is not None]
     whole = len(modules) == len(parts)
-    module = Ensemble(list(zip(ensemble.features, modules, strict=True))) if whole else None
+    together = list(zip(ensemble.features, modules, strict=True)) if whole else []
+    module = Ensemble(together, ensemble.consensus) if whole else None
     return Engine(lambda x: ensemble.mean(x, parts), engine, precision, parts[0].version, module)
 
 

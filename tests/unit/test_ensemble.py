@@ -160,6 +160,125 @@ def test_a_member_in_training_mode_is_refused(zoo):
         sc.certify(pipe, clip(), n0=10, n=60)
 
 
+class Lookup(nn.Module):
+    """Log-probabilities by the row's first sample, a whole number; notes the batches that it is given."""
+
+    def __init__(self, table: list[list[float]]) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.tensor(table))
+        self.asked: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(len(x))
+        return self.table[x[:, 0].long()].log()
+
+
+def lookups() -> list[Lookup]:
+    """Four members and five rows: the first two agree on rows 0, 1 and 4, the first three on rows 0 and 4."""
+    return [
+        Lookup([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.7, 0.2, 0.1], [0.1, 0.2, 0.7], [0.2, 0.2, 0.6]]).eval(),
+        Lookup([[0.6, 0.2, 0.2], [0.5, 0.1, 0.4], [0.2, 0.7, 0.1], [0.4, 0.3, 0.3], [0.1, 0.3, 0.6]]).eval(),
+        Lookup([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.1, 0.4, 0.5]]).eval(),
+        Lookup(
+            [[0.1, 0.1, 0.8], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.1, 0.6, 0.3], [0.9, 0.05, 0.05]]
+        ).eval(),
+    ]
+
+
+@pytest.mark.parametrize(("consensus", "agreed"), [(2, [0, 1, 4]), (3, [0, 4])])
+def test_where_the_first_members_agree_the_others_are_not_asked(consensus, agreed):
+    """Against the rule written out row by row."""
+    members = lookups()
+    ensemble = Ensemble([((), m) for m in members], consensus)
+    x = torch.arange(5.0).unsqueeze(1)
+    got = ensemble(x)
+    for row in range(5):
+        logs = [m.table[row].log() for m in members]
+        tops = [int(one.argmax()) for one in logs[:consensus]]
+        asked = logs[:consensus] if len(set(tops)) == 1 else logs
+        assert (len(set(tops)) == 1) is (row in agreed)
+        torch.testing.assert_close(got[row], sum(asked) / len(asked))
+        torch.testing.assert_close(ensemble(x[row : row + 1])[0], got[row])  # whatever its companions
+    shuffled = torch.tensor([3, 1, 4, 0, 2])
+    torch.testing.assert_close(ensemble(x[shuffled]), got[shuffled])
+    everyone = Ensemble([((), m) for m in members])(x)
+    assert not torch.allclose(everyone[0], got[0])
+    apart = [row for row in range(5) if row not in agreed]
+    torch.testing.assert_close(everyone[apart], got[apart])
+
+
+def test_the_others_hear_only_the_rows_in_dispute():
+    """And each alone, so that no bit of an answer hangs on how many others are in dispute."""
+    members = lookups()
+    Ensemble([((), m) for m in members], 2)(torch.arange(5.0).unsqueeze(1))
+    assert [m.asked for m in members] == [[5], [5], [1, 1], [1, 1]]
+    Ensemble([((), m) for m in members], 2)(torch.tensor([[0.0], [4.0]]))
+    assert [m.asked for m in members] == [[5, 2], [5, 2], [1, 1], [1, 1]]
+
+
+def test_an_accelerator_asks_everyone_and_answers_the_same(monkeypatch):
+    members = lookups()
+    ensemble = Ensemble([((), m) for m in members], 2)
+    x = torch.arange(5.0).unsqueeze(1)
+    expected = ensemble(x)
+    monkeypatch.setattr("soundcert.models.ensemble._one_by_one", lambda _: False)
+    torch.testing.assert_close(ensemble(x), expected)
+    assert members[3].asked[-1] == 5
+
+
+def test_a_member_that_says_nan_votes_for_nobody_even_in_a_consensus():
+    members = lookups()
+    members[1].table[0] = float("nan")
+    got = Ensemble([((), m) for m in members], 2)(torch.arange(5.0).unsqueeze(1))
+    assert got[0].isnan().all()
+    assert got[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_consensus_certifies_says_so_and_is_part_of_the_digest(zoo, engine):
+    if engine != "torch":
+        pytest.importorskip(engine, reason=f"{engine} is not installed")
+    third = member("log_mel: {n_mels: 6, n_fft: 128, floor: 1.0}", "b")
+    members = (member(NARROW, "a"), member(WIDE, "b"), third)
+    everyone = sc.Pipeline.from_yaml(written(zoo, *members))
+    pipe = sc.Pipeline.from_yaml(written(zoo, *members, more=", consensus: 2"))
+    assert pipe.model.digest != everyone.model.digest
+    said = pipe.model.describe()
+    assert said.endswith(", where the first 2 agree those alone)")
+    again = sc.Pipeline.from_specs(pipe.to_specs())
+    assert (again.model.digest, again.model.consensus) == (pipe.model.digest, 2)
+    route = pipe.route(clip().space)
+    assert route.base[-1].module.consensus == 2
+    networks = route.base[-1].module.networks
+    x = torch.randn(64, *route.object.shape, generator=torch.Generator().manual_seed(1))
+    heard = route.base[-1].module.seen(x)
+    with torch.no_grad():
+        for network, y in zip(networks, heard, strict=True):  # untrained ones say the same of any noise
+            last = [part for part in network.modules() if isinstance(part, nn.Linear)][-1]
+            last.bias[1] += (network(y) @ torch.tensor([1.0, -1.0])).median()
+    base = BaseClassifier(route, engine=engine)
+    with torch.inference_mode():
+        torch.testing.assert_close(base(x), route.base[-1](x), rtol=1e-3, atol=1e-3)
+        answers = torch.stack([net(y).log_softmax(1) for net, y in zip(networks, heard, strict=True)])
+        agree = answers[0].argmax(1) == answers[1].argmax(1)
+        assert 0 < int(agree.sum()) < 64, "rows of both kinds"
+        expected = torch.where(agree[:, None], answers[:2].mean(0), answers.mean(0))
+        torch.testing.assert_close(route.base[-1](x), expected)
+    found = sc.certify(pipe, clip(), n0=10, n=60)
+    assert "where the first 2 agree" in found.contract.to_dict()["model"]
+
+
+def test_gradients_go_through_a_consensus(zoo):
+    third = member("log_mel: {n_mels: 6, n_fft: 128, floor: 1.0}", "b")
+    pipe = sc.Pipeline.from_yaml(
+        written(zoo, member(NARROW, "a"), member(WIDE, "b"), third, more=", consensus: 2")
+    )
+    route = pipe.route(clip().space)
+    x = torch.randn(16, *route.object.shape, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    (slope,) = torch.autograd.grad(route.run(x)[:, 0].sum(), x)
+    assert bool((slope.abs().flatten(1).sum(1) > 0).all())
+
+
 def test_members_may_be_made_in_python():
     class Sum(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -187,6 +306,9 @@ def test_members_may_be_made_in_python():
         ((member(NARROW, "a"), member(WIDE, "b")), ", weights: a.safetensors", "its weights in its members"),
         ((member(NARROW, "a"), member(WIDE, "b")), ", network: ds_cnn", "its weights in its members"),
         ((member(NARROW, "a"), member(WIDE, "b")), ", classes: 2", "classes goes with"),
+        ((member(NARROW, "a"), member(WIDE, "b")), ", consensus: 2", "from 2 to 1 with 2 members"),
+        ((member(NARROW, "a"),) * 3, ", consensus: 3", "from 2 to 2 with 3 members.*got 3"),
+        ((member(NARROW, "a"),) * 3, ", consensus: 1", "from 2 to 2 with 3 members.*got 1"),
         (("a", "b"), "", "list of lists"),
     ],
 )  # fmt: skip

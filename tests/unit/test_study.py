@@ -953,6 +953,45 @@ def test_an_ensembles_settings_are_those_of_its_members_too(clips: Path, tmp_pat
         changed("certify", "n", to=300),
     ]
     assert len({settings(v) for v in [ensemble_study(), *others]}) == 1 + len(others)
+    three = [consensus_study(None), consensus_study(2)]
+    assert len({settings(v) for v in three}) == 2, "what is asked when is a setting too"
+
+
+def consensus_study(consensus: int | None) -> dict[str, Any]:
+    """Three members, the last of them the first again."""
+    values: dict[str, Any] = json.loads(json.dumps(ensemble_study()))
+    both = values["models"]["both"]
+    both["members"].append({"model": "tiny"})
+    if consensus is not None:
+        both["consensus"] = consensus
+    return values
+
+
+def test_a_consensus_reaches_the_cells_config(clips: Path, tmp_path: Path) -> None:
+    for asked in (None, 2):
+        study = load_study(save(clips, consensus_study(asked)))
+        (cell,) = [c for c in cells_of(study) if c.name == "splits-clip-both-sigma-0.3"]
+        (fit,) = fits_of(study, cell, clips, tmp_path)
+        assert fit.config.pipeline[-1]["model"].get("consensus") == asked
+        assert collect(study, clips, tmp_path)["models"]["both"].get("consensus") == asked
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"members": [{"model": "tiny"}, {"model": "other"}], "consensus": 2},
+            "below the number of members, 2",
+        ),
+        ({"network": "ds_cnn", "consensus": 2}, "consensus goes with members"),
+        ({"members": [{"model": "tiny"}] * 3, "consensus": 1}, "greater than or equal to 2"),
+    ],
+)
+def test_a_consensus_that_is_none_is_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    values = ensemble_study()
+    values["models"] = {**ENSEMBLE, "both": changes}
+    with pytest.raises(ConfigError, match=message):
+        load_study(save(tmp_path, values))
 
 
 def test_a_cell_that_is_not_finished_elsewhere_is_done_here(done: Path, tmp_path: Path) -> None:

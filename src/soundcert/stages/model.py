@@ -66,7 +66,8 @@ class Model(Stage):
     options: the loader's own. folder: where the config lies, for `python`.
 
     Or an ensemble: several lists of stages, each of features (or of none) and a model, whose mean log-probability is
-    the answer. members: those stages, built.
+    the answer. consensus: members, from the first, that are enough where they agree (see `Ensemble`). members: those
+    stages, built.
     """
 
     weights: str | None = None
@@ -84,6 +85,7 @@ class Model(Stage):
     factory: str | None = None
     loader: Mapping[str, str] | None = None
     ensemble: tuple[tuple[Any, ...], ...] | None = None
+    consensus: int | None = None
     trust: bool = False
     outputs: Outputs = "logits"
     classes: int | None = None
@@ -112,6 +114,10 @@ class Model(Stage):
                 raise ConfigError(f"model: labels must differ from each other, got {list(self.labels)}")
         if self.ensemble is not None or self.members:
             self._join(put)
+        elif self.consensus is not None:
+            raise ConfigError(
+                "model: consensus goes with an ensemble: it says how many members that agree are enough"
+            )
         elif self.source is not None:
             if self.module is None:
                 self._load_foreign(put)
@@ -204,6 +210,12 @@ class Model(Stage):
             raise ConfigError(
                 "model: an ensemble needs two members or more, each a list of stages that ends with a model"
             )
+        most = len(self.members) - 1
+        if self.consensus is not None and not 2 <= self.consensus <= most:
+            raise ConfigError(
+                f"model: consensus must be from 2 to {most} with {most + 1} members (of fewer than two nobody agrees, and "
+                f"without it all are asked), got {self.consensus}"
+            )
         for number, (*features, model) in enumerate(self.members, start=1):
             where = f"model: member {number} of the ensemble"
             if not isinstance(model, Model) or model.start is not None or model.stop is not None:
@@ -218,12 +230,15 @@ class Model(Stage):
                     )
             if model.labels != self.members[0][-1].labels:
                 raise ConfigError(f"{where} has other labels than the first, or in another order")
-        put("module", Ensemble([(features, model.module) for *features, model in self.members]))
+        parts = [(features, model.module) for *features, model in self.members]
+        put("module", Ensemble(parts, self.consensus))
         put("labels", self.labels or self.members[0][-1].labels)
         digest = blake2b(digest_size=16)
         for *features, model in self.members:
             # Every field: a description leaves out defaults, and the values of a long list.
             digest.update(f"{features!r}|{model.digest}\n".encode())
+        if self.consensus is not None:
+            digest.update(f"consensus of {self.consensus}".encode())
         put("digest", f"ensemble:{digest.hexdigest()}")
 
     def bind(self, before: Space) -> Self:
@@ -342,6 +357,8 @@ class Model(Stage):
                 f"{model.described}{''.join(f' on {stage.describe()}' for stage in reversed(features))}"
                 for *features, model in self.members
             )
+            if self.consensus is not None:
+                what += f", where the first {self.consensus} agree those alone"
         if self.loaded is not None and self.source is not None:
             what = f"{self.source[0]} {self.loaded.name}" + (
                 f", {self.loaded.note}" if self.loaded.note else ""

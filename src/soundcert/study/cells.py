@@ -204,7 +204,8 @@ def _stages(study: StudyConfig, cell: Cell, split: Split, out: Path) -> list[Any
     folder = fit_folder(out, cell, split.name)
     weights = [os.path.relpath(fit_folder(out, c, split.name) / WEIGHTS, folder) for c in cells]
     joined = [[*pipe[cut:], {"model": {"weights": w}}] for pipe, w in zip(pipes, weights, strict=True)]
-    return [*pipes[0][:cut], {"model": {"ensemble": joined}}]
+    consensus = {} if model.consensus is None else {"consensus": model.consensus}
+    return [*pipes[0][:cut], {"model": {"ensemble": joined, **consensus}}]
 
 
 def _filled(study: StudyConfig, cell: Cell) -> list[Any]:

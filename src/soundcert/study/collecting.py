@@ -60,7 +60,10 @@ def collect(study: StudyConfig, base: Path, out: Path, elsewhere: Elsewhere | No
             name: {"title": d.title, "note": d.note, "folds": list(d.folds)} for name, d in study.data.items()
         },
         "models": {
-            name: {"members": [member.model for member in m.members]}
+            name: {
+                "members": [member.model for member in m.members],
+                **({} if m.consensus is None else {"consensus": m.consensus}),
+            }
             if m.members
             else {"network": m.network, "options": m.options}
             for name, m in study.models.items()

@@ -59,6 +59,11 @@ class StudyModel(_Part):
         (),
         description="or an ensemble: networks that other cells train with the same σ, which answer together",
     )
+    consensus: int | None = Field(
+        None,
+        ge=2,
+        description="members, from the first, that are enough where they agree: the others are not asked",
+    )
     options: dict[str, int | float] = Field({}, description="the network's options")
     features: dict[str, dict[str, Any]] | Literal["none"] = Field(
         {},
@@ -73,6 +78,10 @@ class StudyModel(_Part):
                 raise ValueError("an ensemble has nothing of its own beside its members")
             if len(self.members) < 2:
                 raise ValueError("an ensemble needs two members or more")
+            if self.consensus is not None and self.consensus >= len(self.members):
+                raise ValueError(f"consensus must be below the number of members, {len(self.members)}")
+        elif self.consensus is not None:
+            raise ValueError("consensus goes with members: it says how many that agree are enough")
         elif self.network is None:
             raise ValueError("name a network, or the members of an ensemble")
         return self

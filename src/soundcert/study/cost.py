@@ -30,6 +30,8 @@ from soundcert.study.running import chosen_cells, finished
 
 #: Probabilities of the top class in a trained model, over clips.
 _TYPICAL = (0.5, 0.8, 0.95, 0.99, 0.999, 0.9999, 0.99999)
+#: Share of rows for which a consensus asks everyone, about: the tables' passes are not counted by members.
+_SELDOM = 0.1
 _ROWS = 16
 
 
@@ -82,10 +84,11 @@ def plan(
         if untrained or untested:
             shape = f"{cell.data} {cell.pipeline} {cell.model}"
             if shape not in known:
-                # An ensemble's pass is one of each of its members.
+                # An ensemble's pass is one of each of its members, or a part of one of those that are seldom asked.
                 parts = [fits_of(study, c, base, out)[0] for c in members_of(study, cell)] or fits[:1]
                 steps, passes = zip(*(measure(part) for part in parts), strict=True)
-                known[shape] = (sum(steps), sum(passes))
+                first = study.models[cell.model].consensus or len(parts)
+                known[shape] = (sum(steps), sum(passes[:first]) + _SELDOM * sum(passes[first:]))
             step, one = known[shape]
         settings = fits[0].config.certify
         draws = expected_draws(settings, cell.sigma)

@@ -213,7 +213,9 @@ def _settings(fit: Fit, base: Path) -> list[Any]:
     if "start" in config.get("train", {}):
         config["train"]["start"] = os.path.relpath(config["train"]["start"], base.resolve())
     if fit.config.train is None:  # the weights are the members': their places differ, their settings are told
-        config["pipeline"] = config["pipeline"][:-1]
+        *front, last = config["pipeline"]
+        consensus = last["model"].get("consensus")
+        config["pipeline"] = front if consensus is None else [*front, {"model": {"consensus": consensus}}]
     validation = fit.split.validation.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     return [placeless(config), placeless(validation)]
 
