@@ -18,7 +18,7 @@ from torch import Tensor
 from soundcert import bounds
 from soundcert.audio import Clip
 from soundcert.bounds import BoundName
-from soundcert.certificate import Certificate, PolicyName, json_number, radius_views
+from soundcert.certificate import Certificate, PolicyName, json_number, radius_views, view_medians
 from soundcert.certify import Sampling, fill_contract
 from soundcert.classifier import BaseClassifier
 from soundcert.config import Budget, Decide, Policy
@@ -90,7 +90,7 @@ class Audit:
         return None if self.seconds_a_pass is None else self.passes * self.seconds_a_pass / 60
 
     def medians(self) -> dict[str, float]:
-        """Return medians over the usable clips, of each view that all of them have."""
+        """Return medians over the usable clips (see `view_medians`)."""
         out: dict[str, float] = {}
         if not self.clips:
             return out
@@ -100,10 +100,7 @@ class Audit:
             values = [getattr(c.contract, key) for c in self.clips]
             if all(v is not None for v in values):
                 out[key] = median(values)
-        for view in self.clips[0].views:
-            if all(view in c.views for c in self.clips):
-                out[view] = median(c.views[view] for c in self.clips)
-        return out
+        return out | view_medians([c.views for c in self.clips])
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -222,7 +219,7 @@ def _audit_clip(
         contract=read_contract(route, engine), rate=route.object.rate, lsb=clip.lsb,
     )  # fmt: skip
     contract = fill_contract(best, route, trace, clip.digest, seed, draws)
-    views = radius_views(best, ceiling, file) if norm > 0 else {"r_over_sigma": ceiling / sigma}
+    views = radius_views(best, ceiling, file)
     farthest = file if ceiling == most else in_file(most)
     flags = _clip_flags(route, clip, trace, most, farthest.radius if farthest and norm > 0 else None)
     return ClipAudit(clip.name, clip.digest, contract, norm, ceiling, views, tuple(flags))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Literal
 
 from torch import Tensor
@@ -209,29 +210,52 @@ def json_number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+#: Views of which a larger value claims less.
+FALLING = frozenset({"snr_db", "norm_ratio_db", "file_snr_db"})
+
+
 def radius_views(cert: Certificate, radius: float, file: Transported | None) -> dict[str, float]:
     """Return a radius in every view that can be stated, by name.
 
     r_over_sigma; snr_db (waveform objects) or norm_ratio_db; burst_20ms_db: the level if all of the
     perturbation sits in 20 ms, relative to the object's RMS; file_radius, file_snr_db and file_lsb (an
-    ℓ2 norm in quantisation steps of the file) where the radius is proven for the file's samples.
+    ℓ2 norm in quantisation steps of the file) where the radius is proven for the file's samples. Silence has no
+    level that another could be so many decibels below: without a norm there is no ratio.
     """
     contract = cert.contract
     out = {"r_over_sigma": math.nextafter(radius / cert.sigma, 0.0)}
     if radius == 0:  # the label alone: no perturbation whose level could be given
         return out
+    if cert.object_norm > 0:
+        out["snr_db" if contract.about_waveform else "norm_ratio_db"] = norm_ratio_db(
+            cert.object_norm, radius
+        )
     if contract.about_waveform:
-        out["snr_db"] = norm_ratio_db(cert.object_norm, radius)
         rms = cert.object_norm / math.sqrt(contract.dimension)
         if cert.rate and rms > 0:
             out["burst_20ms_db"] = burst_level_db(radius, rms, cert.rate)
-    else:
-        out["norm_ratio_db"] = norm_ratio_db(cert.object_norm, radius)
     if file is not None and file.radius > 0:
         out["file_radius"] = file.radius
-        out["file_snr_db"] = file.snr_db
+        if file.norm > 0:
+            out["file_snr_db"] = file.snr_db
         if cert.lsb:
             out["file_lsb"] = file.radius / cert.lsb  # exact: a step is a power of two
+    return out
+
+
+def view_medians(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Return the median of every view that any of the rows (`radius_views`, null for no limit) has, by name.
+
+    A row without a view, such as silence, which has no SNR, counts as one that claims nothing in it, so that the rest
+    keep their median and it claims no more. One that is infinite is left out.
+    """
+    out: dict[str, float] = {}
+    for view in sorted(set[str]().union(*rows)):
+        least = math.inf if view in FALLING else -math.inf
+        values = [row.get(view, least) for row in rows]
+        middle = median(-least if value is None else value for value in values)
+        if math.isfinite(middle):
+            out[view] = middle
     return out
 
 

@@ -443,7 +443,8 @@ def fill_contract(
     values: dict[str, Any] = {"object_norm": cert.object_norm, "gain": front_gain(route, trace)}
     if cert.status == "certified" and cert.radius > 0:
         values["raw_radius"] = cert.radius
-        values["snr_db" if cert.contract.about_waveform else "norm_ratio_db"] = cert.norm_ratio_db
+        if cert.object_norm > 0:
+            values["snr_db" if cert.contract.about_waveform else "norm_ratio_db"] = cert.norm_ratio_db
     if cert.contract.post_noise and route.keeps_shape:
         try:
             distortion = distortion_at(route, trace[-1], digest, draws=draws, seed=seed)

@@ -123,10 +123,11 @@ _KINDS = (
     FlagKind(
         "silent-clip",
         "warning",
-        "A silent clip has no gain",
+        "A silent clip has no SNR",
         "all samples of a clip are zero, and no gain refuses it.",
-        "A gain computed from it is undefined, and its SNR is meaningless.",
-        "Leave the clip out, or give the gain stage a floor.",
+        "Nothing has a level below silence: the clip is certified at no SNR, whatever its raw radius. A per-clip gain "
+        "computed from it is undefined.",
+        "Leave the clip out, or report its raw radius apart; a per-clip gain needs a floor.",
     ),
     FlagKind(
         "full-scale-clip",

@@ -797,3 +797,18 @@ def test_a_clip_too_long_for_what_lattice_noise_takes_of_alpha_fails_alone(polic
     assert "is too small for 400 draws" in failed["long"]
     with pytest.raises(ConfigError, match="is too small"):
         list(SmoothedClassifier(pipe).certify_stream(clips, sampling))
+
+
+def test_a_silent_clip_has_a_radius_and_no_level():
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([1.0, 0.0]).expand(len(x), 2)
+
+    pipe = sc.Pipeline([GaussianNoise(0.1), Model(module=First().eval(), labels=("a", "b"))])
+    found = sc.certify(pipe, sc.Clip.from_array(np.zeros(400, dtype=np.int16), 8000), n0=10, n=100)
+    record = found.to_dict()
+    assert found.radius > 0
+    assert record["object_norm"] == 0
+    assert set(record["views"]) == {"r_over_sigma", "file_radius", "file_lsb"}
+    assert found.contract.snr_db is None
+    assert "dB" not in str(found.in_space("file"))

@@ -701,6 +701,23 @@ def fake(count: int, sigma: float = 0.5, *, labelled: bool = True, seed: int = 0
     return rows
 
 
+def test_silence_is_certified_at_no_snr_and_takes_no_median_away():
+    """A change 20 dB below silence is no change: a class of silent clips must not raise the curve."""
+    rows = [row for row in fake(60, seed=3) if row["status"] == "certified" and row["label"] == row["truth"]]
+    before = summarise(rows)
+    silent = [{**row, "clip": f"silent {row['clip']}", "views": {"r_over_sigma": row["views"]["r_over_sigma"]}}
+              for row in rows[:3]]  # fmt: skip
+    after = summarise([*rows, *silent])
+    for curve in ("certified_accuracy_at_snr_db", "certified_accuracy_at_file_snr_db"):
+        for level, share in before[curve].items():
+            assert after[curve][level] == pytest.approx(share * len(rows) / (len(rows) + 3))
+    levels = sorted(row["views"]["snr_db"] for row in rows) + [math.inf] * 3
+    assert after["median_snr_db"] == statistics.median(levels)
+    assert after["median_file_radius"] <= before["median_file_radius"]
+    most = summarise([*rows[:1], *silent])
+    assert "median_snr_db" not in most, "there is no median where most clips have no level"
+
+
 def recomputed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The figures, from their definitions."""
     usable = [row for row in rows if row["status"] != "failed"]
@@ -731,8 +748,8 @@ def test_figures_of_a_summary_are_those_of_their_definitions(seed):
     assert summary["medians_over"] == "certified and correct clips"
     for view in ("r_over_sigma", "snr_db", "file_radius"):
         assert summary[f"median_{view}"] == statistics.median(row["views"][view] for row in good)
-    # A view without a value for some clip has no median.
-    assert "median_file_snr_db" not in summary
+    unlimited = [-math.inf if (x := row["views"]["file_snr_db"]) is None else x for row in good]
+    assert summary["median_file_snr_db"] == statistics.median(unlimited)
     for key, view in (
         ("certified_accuracy_at_snr_db", "snr_db"),
         ("certified_accuracy_at_file_snr_db", "file_snr_db"),

@@ -62,7 +62,7 @@ def in_object(run: Run, records: Mapping[str, Record]) -> Levels:
     out = {}
     for digest, record in records.items():
         level = None
-        if run.about_waveform and record["radius"] > 0:
+        if run.about_waveform and record["radius"] > 0 and record["object_norm"] > 0:
             level = record["views"].get("snr_db", snr_db(record["object_norm"], record["radius"]))
             level = -math.inf if level is None else level
         out[digest] = Level(record["radius"], level)
@@ -78,10 +78,12 @@ def recorded(run: Run, records: Mapping[str, Record], space: str) -> Levels | No
         views, there = record.get("views") or {}, (record.get("spaces") or {}).get("file") or {}
         if there.get("proven"):
             radius = math.inf if there["radius"] is None else there["radius"]
-            out[digest] = Level(radius, snr_db(there["norm"], radius) if radius > 0 else None)
-        elif "file_radius" in views and "file_snr_db" in views:
+            level = snr_db(there["norm"], radius) if radius > 0 and there["norm"] > 0 else None
+            out[digest] = Level(radius, level)
+        elif "file_radius" in views:
             radius = math.inf if views["file_radius"] is None else views["file_radius"]
-            level = -math.inf if views["file_snr_db"] is None else views["file_snr_db"]
+            level = views.get("file_snr_db", math.inf)  # silence has none
+            level = None if level == math.inf else -math.inf if level is None else level
             out[digest] = Level(radius, level)
         else:
             return None
@@ -129,7 +131,8 @@ def carried(
             reasons.append(str(error))
             out[digest] = Level(0.0, None)
         else:
-            out[digest] = Level(found.radius, found.snr_db if found.radius > 0 and waveform else None)
+            level = found.snr_db if found.radius > 0 and found.norm > 0 and waveform else None
+            out[digest] = Level(found.radius, level)
         if tick:
             tick(number, len(records), name)
     return Levels(

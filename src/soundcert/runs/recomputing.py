@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from soundcert.certificate import json_number
 from soundcert.certify import Sampling, bounds_of, level_of
 from soundcert.diagnostics import norm_ratio_db
 from soundcert.policies import Sampled, rules
@@ -62,7 +63,7 @@ def recompute(record: Mapping[str, Any], sampling: Sampling, sigma: float | None
         want["r_over_sigma"] = radius / record["sigma"]
         for view in ("snr_db", "norm_ratio_db"):
             if view in record["views"]:
-                want[view] = norm_ratio_db(record["object_norm"], radius)
+                want[view] = json_number(norm_ratio_db(record["object_norm"], radius))
     have = {**record.get("views", {}), **record}
     for key in (
         "status",

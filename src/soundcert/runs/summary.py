@@ -9,6 +9,7 @@ from sys import intern
 from typing import Any
 
 from soundcert.bounds import accuracy_band, accuracy_interval, format_down
+from soundcert.certificate import view_medians
 
 SNR_GRID = (84, 60, 50, 45, 40, 35, 30, 25, 20)
 CONFIDENCE_ALPHA = 0.05
@@ -47,8 +48,8 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             )
         out["certified_accuracy_at_radius"] = _curve_of_radii(good, len(labelled))
         for view in ("snr_db", "file_snr_db"):
-            # A radius of 0 has no level, and is certified at none.
-            if good and all(view in r["views"] or r["radius"] == 0 for r in good):
+            # A radius of 0 has no level, nor has anything beside silence: such a clip is certified at none.
+            if any(view in r["views"] for r in good):
                 out[f"certified_accuracy_at_{view}"] = _curve_of_snr(good, len(labelled), view)
         for curve in [key for key in out if key.startswith("certified_accuracy_at_")]:
             if reason is None and out[curve]:
@@ -58,10 +59,8 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     out["medians_over"] = "certified and correct clips" if labelled else "certified clips"
     if good:
         out["median_radius"] = median(r["radius"] for r in good)
-        for view in sorted(set.intersection(*(set(r["views"]) for r in good))):
-            values = [r["views"][view] for r in good]
-            if all(v is not None and math.isfinite(v) for v in values):
-                out[f"median_{view}"] = median(values)
+        for view, middle in view_medians([r["views"] for r in good]).items():
+            out[f"median_{view}"] = middle
         if spaces := list(dict.fromkeys(name for r in good for name in r.get("spaces", ()))):
             out["spaces"] = {name: _in_space(good, name) for name in spaces}
     return out
