@@ -124,7 +124,7 @@ class Audit:
 
 def audit(
     pipe: Pipeline,
-    clips: Iterable[Clip | tuple[str, SoundcertError]],
+    clips: Clip | Iterable[Clip | tuple[str, SoundcertError]],
     *,
     n0: int = 100,
     n: int = 10_000,
@@ -137,7 +137,7 @@ def audit(
 ) -> Audit:
     """Say what certificates of these clips would mean, without Monte Carlo.
 
-    clips: clips, or (name, error) for those that could not be read, which are listed as failed. draws:
+    clips: a clip, clips, or (name, error) for those that could not be read, which are listed as failed. draws:
     noisy copies for the geometry after the noise. policy: how many draws a run would make, n being the most;
     no radius is above the Monte-Carlo ceiling of n draws, under `decide` above the largest asked about. engine: what would
     compute the model, as the contract names it. Raises ConfigError for a budget that certifies nothing.
@@ -150,7 +150,7 @@ def audit(
     sizes: set[int] = set()
     seconds = None
     with single_threaded():
-        for clip in clips:
+        for clip in [clips] if isinstance(clips, Clip) else clips:
             if not isinstance(clip, Clip):
                 failed[clip[0]] = str(clip[1])
                 continue

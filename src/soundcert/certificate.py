@@ -152,7 +152,7 @@ class Certificate:
             out["label"] = self.candidate
             out["radius"] = self._radius
             out["views"] = {k: json_number(v) for k, v in self.views().items()}
-        for key in ("gain", "displacement", "sensitivity"):
+        for key in ("dimension", "gain", "displacement", "sensitivity"):
             value = getattr(self.contract, key)
             if value is not None:
                 out[key] = value

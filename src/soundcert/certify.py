@@ -504,7 +504,9 @@ def certify(
     for a model that is not a fixed function of each row; all before the first draw.
     Source: arXiv 1902.02918, Algorithm 1.
     """
-    return smoothed(pipe).certify(clip, n0=n0, n=n, alpha=alpha, seed=seed, bound=bound, policy=policy)
+    return smoothed(pipe).certify(
+        _a_clip(clip), n0=n0, n=n, alpha=alpha, seed=seed, bound=bound, policy=policy
+    )
 
 
 def predict(
@@ -517,4 +519,14 @@ def predict(
     for replay. Certify-then-predict fails with probability at most the sum of both levels.
     Source: arXiv 1902.02918, PREDICT.
     """
-    return smoothed(pipe).predict(clip, n=n, alpha=alpha, seed=seed)
+    return smoothed(pipe).predict(_a_clip(clip), n=n, alpha=alpha, seed=seed)
+
+
+def _a_clip(clip: object) -> Clip:
+    """Raise InputError for what is no clip."""
+    if not isinstance(clip, Clip):
+        raise InputError(
+            f"expected a Clip, got a {type(clip).__name__}: load_clip(path) reads one, Clip.from_array(samples, rate) makes "
+            "one; take several one by one"
+        )
+    return clip

@@ -17,6 +17,8 @@ from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.spaces import Space
 from soundcert.stages import Model, NoiseStage, Stage
 
+NO_MODEL = "the pipeline has no model below the noise: add `model` as the last stage"
+
 #: The shape of the rows that a network is fed, and for an ensemble the space that its members' features stand on.
 Fed = tuple[tuple[int, ...], Space | None]
 
@@ -58,7 +60,7 @@ class BaseClassifier:
         self.micro_batch = _within_memory(micro_batch or default_batch(device), device, route.object.size)
         model = route.base[-1] if route.base else None
         if not isinstance(model, Model):
-            raise ConfigError("the pipeline has no model below the noise: add `model` as the last stage")
+            raise ConfigError(NO_MODEL)
         whole, self.windows, each = route.cut
         # Stages of the whole object, and between a window (or the whole object, without windows) and the model.
         self._whole: tuple[Stage, ...] = whole if self.windows else ()

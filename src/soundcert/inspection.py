@@ -315,9 +315,14 @@ def _first_pass(loaded: Loaded, samples: int, shape: tuple[int, ...]) -> tuple[t
         except Exception as error:  # a black box fails with whatever it likes
             reason = reason or first_line(error)
             continue
-        if isinstance(raw, Tensor) and raw.dim() >= 1 and len(raw) == 4:
+        if not isinstance(raw, Tensor):
+            reason = reason or f"for a batch of 4 it gave a {type(raw).__name__}, not one tensor of scores"
+        elif raw.is_complex():
+            reason = reason or "it gave complex numbers, which have no largest"
+        elif raw.dim() >= 1 and len(raw) == 4:
             return row, raw
-        reason = reason or f"for a batch of 4 it gave {tuple(raw.shape)}"
+        else:
+            reason = reason or f"for a batch of 4 it gave {tuple(raw.shape)}"
     tried = ", ".join(str((*("batch",), *row)).replace("'", "") for row in tries)
     raise ModelError(
         f"the model {loaded.name} took none of {tried} ({reason}): give the shape of a row, as "

@@ -174,3 +174,24 @@ def test_labels_from_a_file(home, cli) -> None:
     write_onnx(home / "k.onnx")
     (home / "labels.txt").write_text("high\nlow\n")
     assert cli("inspect", "k.onnx", "--labels", "labels.txt", "--json").json["labels"] == ["high", "low"]
+
+
+class Pair(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x[:, :2], x
+
+
+def test_scores_with_something_beside_them_are_one_line(home, cli) -> None:
+    torch.jit.script(Pair()).save(str(home / "pair.pt"))
+    found = cli("inspect", "pair.pt", "--labels", "a,b", "--trust")
+    assert found.code == 2
+    assert "for a batch of 4 it gave a tuple, not one tensor of scores" in found.err
+
+
+def test_complex_scores_are_one_line(home, cli) -> None:
+    (home / "mymodel.py").write_text(
+        "import torch\n\ndef model(x):\n    return torch.complex(x[:, :2], x[:, :2])\n"
+    )
+    found = cli("inspect", "mymodel:model", "--labels", "a,b", "--trust")
+    assert found.code == 2
+    assert "complex numbers, which have no largest" in found.err

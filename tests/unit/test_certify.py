@@ -812,3 +812,11 @@ def test_a_silent_clip_has_a_radius_and_no_level():
     assert set(record["views"]) == {"r_over_sigma", "file_radius", "file_lsb"}
     assert found.contract.snr_db is None
     assert "dB" not in str(found.in_space("file"))
+
+
+@pytest.mark.parametrize("given", ["yes.wav", np.zeros(100), None, [sc.Clip.from_array(np.ones(9), 8000)]])
+def test_what_is_no_clip_is_one_line(given):
+    pipe = sc.Pipeline([GaussianNoise(0.1), Model(module=nn.Linear(9, 2).eval(), labels=("a", "b"))])
+    for call in (sc.certify, sc.predict):
+        with pytest.raises(InputError, match=r"expected a Clip, got a .*load_clip\(path\)"):
+            call(pipe, given)

@@ -33,6 +33,7 @@ from soundcert.certify import level_of
 from soundcert.compare import Comparison, statistics
 from soundcert.compare.judging import grouping
 from soundcert.compare.levels import at_alpha
+from soundcert.compare.result import p_words
 from soundcert.compare.terminal import as_text
 from soundcert.config import load_config
 from soundcert.data import load_items
@@ -419,6 +420,30 @@ def test_values_that_a_description_leaves_out_tell_fronts_apart(tmp_path):
             )
         )
     assert reasons(sc.compare(runs)) == {"object"}
+
+
+def test_a_length_is_one_length_in_seconds_or_samples(tmp_path):
+    rows = [record(n, 950) for n in names(60)]
+
+    def run(name: str, fit: dict[str, Any]) -> Path:
+        front = ["mono", {"resample": {"rate": 16_000}}, {"fit": fit}]
+        return write_run(tmp_path / "runs" / name, rows, pipeline=[*front, *STAGES[2:]])
+
+    first = run("first", {"seconds": 1.0})
+    for number, (fit, apart) in enumerate(
+        [
+            ({"samples": 16_000}, set()),
+            ({"samples": 8000}, {"object"}),
+            ({"seconds": 1.0, "place": "start"}, {"object"}),
+        ]
+    ):
+        assert reasons(sc.compare([first, run(str(number), fit)])) == apart, fit
+
+
+def test_half_is_printed_as_half():
+    """A sum of binomial terms ends above ½ in its last digit; rounded up to two digits that would read 0.51."""
+    assert [p_words(statistics.mcnemar(*pair)) for pair in ((2, 0), (3, 0), (1, 0), (9, 0))] == [
+        "0.50", "0.25", "1.0", "0.0040"]  # fmt: skip
 
 
 def test_settings_that_differ_are_said_aloud(pair, tmp_path):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from helpers import IN_FEATURES, WAVEFORM, folder_of_tones, write_tone_model, yaml_of
+from helpers import IN_FEATURES, WAVEFORM, folder_of_tones, tone, write, write_tone_model, yaml_of
 from soundcert.bounds import monte_carlo_ceiling
 from soundcert.cli import run as cli
 from soundcert.lint import lint_report
 from soundcert.lint.reading import read_report
+from soundcert.report.rows import table
 from soundcert.report.stated import clock_of, stated
+from soundcert.report.tables import contract_rows
 from soundcert.runs import open_run
 from soundcert.stages import FEATURE_STAGES
 from synthetic import CONTRACT, many, record, write_run
@@ -70,6 +73,59 @@ def test_a_correct_report_of_ours_passes(runs: Path, tmp_path: Path, name: str, 
     assert missing == LACKS.get(form, set())
     assert others == []
     assert "sigma-unstated-noise" not in {f.rule for f in lint_report(path)[1]}
+
+
+@pytest.mark.parametrize("form", ["run", "report.json", *FORMS])
+def test_lengths_in_samples_and_clips_that_failed_pass_too(runs: Path, tmp_path: Path, form: str) -> None:
+    text = (runs / "waveform.yaml").read_text().replace("fit: {seconds: 0.1}", "fit: {samples: 1600}")
+    (runs / "samples.yaml").write_text(text)
+    shutil.copytree(runs / "clips", clips := tmp_path / "clips")
+    (clips / "low" / "words.wav").write_text("no audio")
+    call = [
+        "certify",
+        str(runs / "samples.yaml"),
+        "--data",
+        str(clips),
+        "--out",
+        str(tmp_path / "run"),
+        "--report-in",
+        "file",
+    ]
+    assert cli(call) == 1
+    path = tmp_path / "run" / ("" if form == "run" else "report.json")
+    if form in FORMS:
+        path = tmp_path / FORMS[form]
+        assert cli(["report", str(tmp_path / "run"), "--format", form, "--out", str(path)]) == 0
+    missing, others = found_in(path)
+    assert missing == LACKS.get(form, set())
+    assert others == []
+
+
+def test_clips_of_several_lengths_are_said_to_be(runs: Path, tmp_path: Path) -> None:
+    """And no figure is that of the first clip alone."""
+    windows = "windows: {seconds: 0.1, hop: 0.1, vote: mean}"
+    stages = [stage for stage in WAVEFORM if not stage.startswith("fit")]
+    (runs / "any.yaml").write_text(yaml_of([*stages[:-2], windows, *stages[-2:]]))
+    write(tmp_path / "clips" / "low" / "short.wav", tone(500.0, 1))
+    write(tmp_path / "clips" / "low" / "long.wav", tone(500.0, 2, seconds=0.3))
+    call = [
+        "certify",
+        str(runs / "any.yaml"),
+        "--data",
+        str(tmp_path / "clips"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert cli(call) == 0
+    run = open_run(tmp_path / "run")
+    assert {r["dimension"] for r in run.usable} == {1600, 4800}
+    assert dict(stated(run))["Clip length"] == "0.1 s to 0.3 s"
+    assert dict(contract_rows(run))["Dimension"] == "1600 to 4800"
+    _, rows = table(run)
+    assert {row["clip"]: row["clip.length"] for row in rows} == {
+        "low/short.wav": "0.1 s",
+        "low/long.wav": "0.3 s",
+    }
 
 
 def test_what_a_run_did_not_record_is_asked_for(tmp_path: Path) -> None:

@@ -129,8 +129,23 @@ def test_records_alone_need_no_files(copied):
     shutil.rmtree(copied / "clips")
     (copied / "tones.safetensors").unlink()
     assert found(copied / "fixed", records_only=True) == {}
-    (words,) = found(copied / "fixed")["model and data"]
-    assert "cannot be read" in words
+    result = verify_run(copied / "fixed")
+    (unread,) = [c for c in result.checks if c.unread]
+    assert (unread.name, unread.disagreements) == ("model and data", [])
+    assert not result.agrees, "what was not looked at does not agree"
+    assert not result.contradicted
+    assert (result.to_dict()["agrees"], result.to_dict()["contradicted"]) == (False, False)
+
+
+def test_what_cannot_be_checked_is_not_called_a_disagreement(copied, capsys):
+    (copied / "tones.safetensors").unlink()
+    assert command_line(["verify", str(copied / "fixed")]) == 2
+    said = capsys.readouterr().out
+    assert "DISAGREE" not in said and "does NOT agree" not in said
+    assert "not checked" in said and "--base names the folder" in said
+    edit_record(copied / "fixed", "low/0.wav", lambda row: row.update(n=row["n"] + 1))
+    assert command_line(["verify", str(copied / "fixed")]) == 1
+    assert "does NOT agree" in capsys.readouterr().out
 
 
 def test_nothing_is_written(home):

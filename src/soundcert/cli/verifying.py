@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from soundcert.cli.app import Json, Trust, app, bar, print_json, reading
+
+if TYPE_CHECKING:
+    from soundcert.runs.verifying import Verification
 
 
 @app.command
@@ -29,7 +32,7 @@ def verify(
 ) -> int:
     """Check a run: bounds from counts, digests of config, model and recordings, and clips certified again.
 
-    Exit code 1: something disagrees.
+    Exit code 1: something disagrees. 2: nothing does, but the model or the data could not be read.
 
     Example: `soundcert verify runs/kws --sample 10`
     """
@@ -45,7 +48,16 @@ def verify(
     else:
         for line in lines(found):
             print(line)
-        print(
-            "\nThe run agrees." if found.agrees else "\nThe run does NOT agree with itself or with its files."
-        )
-    return 0 if found.agrees else 1
+        print(f"\n{_verdict(found)}")
+    return 0 if found.agrees else 1 if found.contradicted else 2
+
+
+def _verdict(found: Verification) -> str:
+    if found.agrees:
+        return "The run agrees."
+    if found.contradicted:
+        return "The run does NOT agree with itself or with its files."
+    return (
+        "What could be checked agrees, but the model or the data could not be read: --base names the folder that the "
+        "config's paths start from, --records-only asks for nothing more."
+    )

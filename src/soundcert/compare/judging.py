@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from hashlib import blake2b
 from pathlib import PurePosixPath
@@ -18,6 +19,8 @@ from soundcert.compare.result import Caveat, Fact, Reason, StageRow
 from soundcert.config import build_stages
 from soundcert.errors import SoundcertError
 from soundcert.runs.reading import Run
+from soundcert.stages import Fit, Resample
+from soundcert.stages.base import Stage
 
 LETTERS = "ABCDEFGHIJKL"
 
@@ -38,12 +41,24 @@ def above_noise(run: Run) -> tuple[str, ...]:
     specs = run.config.get("pipeline") or []
     try:
         index = noise_index(specs)
-        keys = [stage_key(stage) for stage in build_stages(specs[:index], training=True)]
+        keys = [stage_key(stage) for stage in _in_samples(build_stages(specs[:index], training=True))]
     except (SoundcertError, TypeError, ValueError, AttributeError, StopIteration):
         return tuple(run.contract.get("pre_noise") or ())
     if run.contract.get("perturbation_location") == "latent":
         keys.append(_model(run))
     return tuple(keys)
+
+
+def _in_samples(stages: Sequence[Stage]) -> Iterator[Stage]:
+    """Yield stages, a length in seconds told in samples where the rate is known: it is one length, however written."""
+    rate = None
+    for stage in stages:
+        if isinstance(stage, Resample):
+            rate = stage.rate
+        elif isinstance(stage, Fit) and rate is not None:
+            yield Fit(samples=replace(stage, rate=rate).length(), place=stage.place)
+            continue
+        yield stage
 
 
 def reasons(runs: Sequence[Run], space: str) -> list[Reason]:

@@ -259,8 +259,8 @@ def ends(interval: tuple[float, float]) -> tuple[str, str]:
 
 
 def p_words(p: float) -> str:
-    """A p-value, rounded up."""
-    return "< 0.0001" if p < 0.0001 else format_up(p, significant=2)
+    """A p-value, rounded up, but for the last digits of a sum of binomial terms: ½ must not read as 0.51."""
+    return "< 0.0001" if p < 0.0001 else format_up(p * (1 - 1e-9), significant=2)
 
 
 def sentence(pair: Pair, d: Difference, comparison: Comparison) -> str:

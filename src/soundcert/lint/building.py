@@ -14,6 +14,7 @@ _FRONT = (
     ("rate", re.compile(r"resample\([^()]*?rate=(\d{1,9})"), "Hz"),
     ("seconds", re.compile(r"fit\([^()]*?seconds=([\d.]{1,20})"), "s"),
 )
+_SAMPLES = re.compile(r"fit\([^()]*?samples=(\d{1,12})")
 MAX_RESULTS = 1000
 MAX_UNREAD = 50
 
@@ -101,6 +102,10 @@ class Builder:
                 match = pattern.search(item.text) if item else None
                 if item and match and name not in fields and name not in self._fields[""]:
                     self.put(name, item.label, f"{match[1]} {unit}", item.place.line, result)
+            rate, samples = (p.search(item.text) if item else None for p in (_FRONT[0][1], _SAMPLES))
+            if item and rate and samples and not {"seconds"} & (fields.keys() | self._fields[""].keys()):
+                seconds = int(samples[1]) / max(1, int(rate[1]))
+                self.put("seconds", item.label, f"{seconds:.6g} s", item.place.line, result)
 
     def report(self) -> Report:
         """Return the report: what is said of all results stands in each of them."""

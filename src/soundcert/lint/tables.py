@@ -100,6 +100,9 @@ def _read(rows: Iterable[list[str]], header: list[str], at: dict[str, int], out:
             if not any(c.strip() for c in cells):
                 continue
             row = cells + [""] * (width - len(cells))
+        status = row[status_at].strip().lower() if status_at is not None else ""
+        if status == "failed":  # a clip that could not be used has no certificate to be wrong
+            continue
         if len(radii) >= MAX_ROWS:
             raise InputError(f"{out.file} has more than {MAX_ROWS} rows")
         radii.append(row[radius_at].strip())
@@ -109,7 +112,6 @@ def _read(rows: Iterable[list[str]], header: list[str], at: dict[str, int], out:
         labels.append(row[label_at].strip() if label_at is not None else "")
         correct.append(flags.get(row[correct_at].strip(), -1) if correct_at is not None else -1)
         index.append(row[index_at] if index_at is not None else "")
-        status = row[status_at].strip().lower() if status_at is not None else ""
         said.append(guess.lower() in _ABSTAIN or status in _ABSTAIN)
         for i, value in constants.items():
             if not value:

@@ -18,6 +18,7 @@ from soundcert.report.accuracy import (
     said,
     share_name,
 )
+from soundcert.report.stated import sizes_of
 from soundcert.report.terminal import shown
 from soundcert.report.words import length, percent
 from soundcert.runs import Run
@@ -81,9 +82,11 @@ def _object(run: Run) -> str:
     if not run.contract:
         return "no contract is recorded, since no clip could be used."
     fixed = any(stage.startswith("fit(") for stage in _texts(run.contract.get("pre_noise")))
-    size = run.contract.get("dimension")
-    count = f"{grouped(size)} values" if isinstance(size, int) else "of a size that is not recorded"
-    each = "" if fixed else " in the first clip"
+    sizes = sizes_of(run)
+    count = " to ".join(f"{grouped(n)}" for n in (sizes[0], sizes[-1])[: len(sizes)]) if sizes else ""
+    count = f"{count} values" if count else "of a size that is not recorded"
+    told = fixed or all("dimension" in r for r in run.usable)
+    each = "" if told else " in the first clip"
     return f"the {said(run, 'certified_object')}, {count}{each}; the contract is {said(run, 'kind')}."
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from soundcert.report.findings import attacked
+from soundcert.report.stated import size_text
 from soundcert.report.terminal import VIEWS
 from soundcert.report.words import NBSP, duration, length, percent, percents, view_text, visible
 from soundcert.runs import Run
@@ -123,7 +124,8 @@ def contract_facts(run: Run) -> list[tuple[str, str]]:
         ("vote", "Vote of the windows"),
         ("cut", "Cut out of recordings, into"),
     )
-    out = [(title, visible(c[key])) for key, title in names if key in c]
+    told = {**c, "dimension": size_text(run)} if "dimension" in c else c
+    out = [(title, visible(told[key])) for key, title in names if key in told]
     post = c.get("post_noise")
     out.insert(5, ("Changed after the noise", visible("; ".join(map(str, post))) if post else "nothing"))
     budget = run.certify

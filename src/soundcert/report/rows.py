@@ -18,7 +18,7 @@ from typing import Any
 from soundcert.errors import RunError
 from soundcert.report.accuracy import some_warnings
 from soundcert.report.forms import optional
-from soundcert.report.stated import stated
+from soundcert.report.stated import clock_of, sizes_of, stated
 from soundcert.report.terminal import VIEWS
 from soundcert.runs import Run
 from soundcert.runs.schema import record_schema
@@ -62,7 +62,11 @@ def table(run: Run) -> tuple[dict[str, str], list[dict[str, Any]]]:
     if run.warnings:
         columns["run_warnings"] = "string"
         said["run_warnings"] = " | ".join(some_warnings(run, 20))
-    return columns, [{**_row(record, columns), **said} for record in run.records]
+    rows = [{**_row(record, columns), **said} for record in run.records]
+    if run.about_waveform and len(sizes_of(run)) > 1 and (rate := clock_of(run)[0]):
+        for row in rows:
+            row["clip.length"] = f"{row['dimension'] / rate:g} s" if "dimension" in row else ""
+    return columns, rows
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ def clock_of(run: Run) -> tuple[int | None, float | None]:
     """
     rate: int | None = None
     seconds: float | None = None
+    samples: int | None = None
     for entry in run.config.get("pipeline") or ():
         name, fields = next(iter(entry.items())) if isinstance(entry, Mapping) and entry else (entry, None)
         fields = fields if isinstance(fields, Mapping) else {}
@@ -34,10 +35,36 @@ def clock_of(run: Run) -> tuple[int | None, float | None]:
             rate = _whole(fields.get("rate"))
         elif name == "fit" and isinstance(fields.get("seconds"), int | float):
             seconds = float(fields["seconds"])
-    size = run.contract.get("dimension")
-    if seconds is None and run.about_waveform and rate and isinstance(size, int):
-        seconds = size / rate
+        elif name == "fit":
+            samples = _whole(fields.get("samples"))
+    if samples is None and run.about_waveform and len(sizes := sizes_of(run)) == 1:
+        samples = sizes[0]
+    if seconds is None and rate and samples:
+        seconds = samples / rate
     return rate, seconds
+
+
+def sizes_of(run: Run) -> list[int]:
+    """Return the numbers of values that the clips' objects have, each once, from the least; of the first if need be."""
+    sizes = {r["dimension"] for r in run.usable if _whole(r.get("dimension"))}
+    return sorted(sizes or {run.contract["dimension"]} if "dimension" in run.contract else sizes)
+
+
+def length_text(run: Run) -> str | None:
+    """Return how long the clips are where the noise is added, in seconds; None where that is not known."""
+    rate, seconds = clock_of(run)
+    if seconds:
+        return f"{seconds:g} s"
+    sizes = sizes_of(run)
+    if not (run.about_waveform and rate and len(sizes) > 1):
+        return None
+    return f"{sizes[0] / rate:g} s to {sizes[-1] / rate:g} s"
+
+
+def size_text(run: Run) -> str:
+    """Return how many values the objects have."""
+    sizes = sizes_of(run)
+    return f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
 
 
 def _whole(value: object) -> int | None:
@@ -47,7 +74,7 @@ def _whole(value: object) -> int | None:
 def stated(run: Run) -> list[tuple[str, str]]:
     """Return the fields with their values as text, in the order to be read. Radii are rounded down, decibels up."""
     c, certify, summary = run.contract, run.certify, run.summary
-    rate, seconds = clock_of(run)
+    rate, _ = clock_of(run)
     first: Mapping[str, Any] = run.usable[0] if run.usable else {}
     out: list[tuple[str, object]] = [
         ("Certified object", c.get("certified_object")),
@@ -65,9 +92,10 @@ def stated(run: Run) -> list[tuple[str, str]]:
         ("Seed", _number(certify.get("seed", first.get("seed")))),
         ("Data set", data_name(run) if run.config.get("data") else None),
         ("Split", split_words(run.config.get("data") or {})),
-        ("Number of clips", summary["clips"]),
+        ("Number of clips", summary["clips"] - summary["failed"]),
+        ("Clips that could not be used", summary["failed"] or None),
         ("Sampling rate", f"{rate} Hz" if rate else None),
-        ("Clip length", f"{seconds:g} s" if seconds else None),
+        ("Clip length", length_text(run)),
         ("Abstained", f"{summary['abstained']} of {len(run.usable)}"),
         ("Accuracy interval", _interval(run)),
     ]  # fmt: skip

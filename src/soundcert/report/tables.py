@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from soundcert.bounds import format_down
 from soundcert.report.accuracy import Row, accuracy_rows, figure, grouped, joined, over, policy_of, said
+from soundcert.report.stated import size_text
 from soundcert.report.terminal import VIEWS, shown
 from soundcert.report.words import length, percent
 from soundcert.runs import Run
@@ -34,7 +35,9 @@ def contract_rows(run: Run) -> list[tuple[str, str]]:
     for key, name in names.items():
         if key in run.contract:
             value = run.contract[key]
-            if isinstance(value, list | tuple):
+            if key == "dimension":
+                text = size_text(run)
+            elif isinstance(value, list | tuple):
                 text = ", ".join(str(v) for v in value) or "none"
             else:
                 text = {"l2": "ℓ2"}.get(str(value), f"{value:g}" if isinstance(value, float) else str(value))

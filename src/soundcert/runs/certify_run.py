@@ -16,7 +16,7 @@ from typing import Any, get_args
 import torch
 
 from soundcert.certify import Sampling, SmoothedClassifier, check_pilots, share
-from soundcert.classifier import Fastest, computed_by, default_batch, fastest, usable_device
+from soundcert.classifier import NO_MODEL, Fastest, computed_by, default_batch, fastest, usable_device
 from soundcert.config import Budget, CertifyConfig, Config
 from soundcert.contract import read_contract
 from soundcert.data import Item
@@ -73,6 +73,8 @@ def certify_run(
     executor = executor or LocalExecutor()
     budget = config.certify
     pipe = Pipeline.from_config(config, base, trust=trust)
+    if pipe.model is None:
+        raise ConfigError(NO_MODEL)
     sampling = Sampling.of(budget)
     sampling.check(float(pipe.noise.sigma))
     usable_device(budget.device)

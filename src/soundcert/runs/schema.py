@@ -45,6 +45,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     },
     "saturated": {"type": "boolean", "description": "whether the radius is the ceiling"},
     "object_norm": {**_NUMBER, "description": "ℓ2 norm of the certified object"},
+    "dimension": {**_COUNT, "description": "number of values of the certified object"},
     "gain": {**_NUMBER, "description": "product of the gains before the noise, for this clip"},
     "displacement": {**_NUMBER, "description": "mean of ‖T(v+η) − v‖/‖η‖, T the changes after the noise"},
     "sensitivity": {**_NUMBER, "description": "mean of ‖T(v+η) − T(v)‖/‖η‖"},

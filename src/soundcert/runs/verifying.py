@@ -44,10 +44,11 @@ class Check:
     checked: int = 0
     disagreements: list[str] = field(default_factory=list)
     note: str = ""
+    unread: str = ""  # why it could not be checked
 
     @property
     def agrees(self) -> bool:
-        return not self.disagreements
+        return not self.disagreements and not self.unread
 
     def see(self, *disagreements: str) -> None:
         self.checked += 1
@@ -65,12 +66,19 @@ class Verification:
 
     @property
     def agrees(self) -> bool:
+        """Whether all was checked that was asked for, and nothing disagrees."""
         return all(check.agrees for check in self.checks)
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether anything disagrees; a run may be neither, where its model or data could not be read."""
+        return any(check.disagreements for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "run": str(self.run),
             "agrees": self.agrees,
+            "contradicted": self.contradicted,
             "checks": [{**asdict(c), "agrees": c.agrees} for c in self.checks],
             "certified_again": self.sampled,
             "sample_seed": self.sample_seed,
@@ -112,7 +120,7 @@ def verify_run(
         check_labels(pipe, items)
         files.see()
     except SoundcertError as error:
-        files.see(f"cannot be read: {error}")
+        files.unread = str(error)
         return Verification(path, checks, [], None)
     files.name = "config, model and data list"
     files.see(*_digests(run, pipe, items, sampling))
@@ -278,8 +286,10 @@ def lines(found: Verification) -> Iterator[str]:
     width = max(len(c.name) for c in found.checks)
     for check in found.checks:
         count = f"{check.checked:,}" if check.checked else "-"
-        verdict = "agree" if check.agrees else "DISAGREE"
+        verdict = "DISAGREE" if check.disagreements else "not checked" if check.unread else "agree"
         yield f"{check.name:{width}}  {count:>7}  {verdict}{f'  ({check.note})' if check.note else ''}"
+        if check.unread:
+            yield f"{'':{width}}           {check.unread}"
         for text in check.disagreements[:_SHOWN]:
             yield f"{'':{width}}           {text}"
         if len(check.disagreements) > _SHOWN:

@@ -318,14 +318,18 @@ class Model(Stage):
                 out = self(probe)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 first = str(error).strip().split("\n")[0]
+                hint = "; if it takes features, put their stage, such as log_mel, above it"
                 raise ModelError(
                     f"the model does not accept {before.name} of shape {tuple(before.shape)}: {first}"
+                    f"{hint if before.kind == 'waveform' else ''}"
                 ) from error
         if not isinstance(out, Tensor) or out.dim() < 2 or len(out) != len(probe):
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ModelError(
                 f"the model must map (batch, ...) to (batch, classes); for a batch of {len(probe)} it gave {got}"
             )
+        if out.is_complex():
+            raise ModelError("the model returns complex numbers, which have no largest: return real scores")
         if self.partial:
             return Space("latent", "latent", tuple(out.shape[1:]), None, "activation")
         if out.dim() != 2:

@@ -184,8 +184,8 @@ def demand_trust(request: Request, why: str) -> None:
     """Raise ConfigError unless the user trusts the model's code."""
     if not request.trust:
         raise ConfigError(
-            f"model: {request.name} ({request.kind}) {why}: if you trust whoever made it, write `trust: true` beside "
-            f"`{request.kind}` and call soundcert with --trust"
+            f"model: {request.name} ({request.kind}) {why}: if you trust whoever made it, call soundcert with --trust, and "
+            f"in a config write `trust: true` beside `{request.kind}`"
         )
 
 
