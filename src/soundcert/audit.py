@@ -144,6 +144,10 @@ def audit(
     """
     sampling = Sampling(n0, n, alpha, seed, bound, policy)
     sampling.check(float(pipe.noise.sigma))
+    if type(draws) is not int or draws < 1:
+        raise ConfigError(f"draws must be a whole number from 1, got {draws!r}")
+    unfit: ConfigError | None = None
+    broken = False
     rows: list[ClipAudit] = []
     failed: dict[str, str] = {}
     contract: Contract | None = None
@@ -152,7 +156,9 @@ def audit(
     with single_threaded():
         for clip in [clips] if isinstance(clips, Clip) else clips:
             if not isinstance(clip, Clip):
-                failed[clip[0]] = str(clip[1])
+                name, error = _unreadable(clip)
+                failed[name] = str(error)
+                broken = True
                 continue
             try:
                 route = pipe.route(clip.space)
@@ -162,12 +168,16 @@ def audit(
                 raise
             except (InputError, ConfigError) as error:
                 failed[clip.name] = str(error)
+                unfit = unfit or (error if isinstance(error, ConfigError) else None)
+                broken = broken or isinstance(error, InputError)
                 continue
             if contract is None:
                 contract = read_contract(route, engine)
                 seconds = _seconds_a_pass(pipe, route, trace[-1], seed, clip.digest)
             sizes.add(route.object.size)
             rows.append(_audit_clip(route, clip, trace, sampling, left, engine, draws))
+    if unfit is not None and not rows and not broken:
+        raise ConfigError(f"none of the clips fits the pipeline: {unfit}")
     flags = _merge(rows)
     if contract is not None and contract.trained_otherwise:
         flags.append(Flag("trained-otherwise", contract.trained_otherwise))
@@ -185,6 +195,16 @@ def audit(
         _most_passes(sampling, len(rows)),
         seconds,
         sampling.policy_name,
+    )
+
+
+def _unreadable(entry: object) -> tuple[str, SoundcertError]:
+    """Return the name and error of a clip that could not be read; InputError for anything else that is no clip."""
+    match entry:
+        case (str(name), SoundcertError() as error):
+            return name, error
+    raise InputError(
+        f"expected clips, got a {type(entry).__name__}: load_clip(path) reads one, Clip.from_array(samples, rate) makes one"
     )
 
 

@@ -251,7 +251,11 @@ class Sampling:
     @property
     def policy_name(self) -> PolicyName:
         names: dict[type, PolicyName] = {Decide: "decide", Estimate: "estimate", Budget: "budget"}
-        return names[type(self.policy)] if self.policy else "fixed"
+        if self.policy is None:
+            return "fixed"
+        if type(self.policy) not in names:
+            raise ConfigError(f"policy must be a Decide, Estimate or Budget, or None, got {self.policy!r}")
+        return names[type(self.policy)]
 
     def check(self, sigma: float) -> None:
         """Refuse, before any pass, numbers with which no clip could ever be certified."""
@@ -471,6 +475,10 @@ def smoothed(pipe: Pipeline) -> SmoothedClassifier:
 
     A weak dictionary would never let go: the classifier holds the pipeline that would be its key.
     """
+    if not isinstance(pipe, Pipeline):
+        raise ConfigError(
+            f"expected a Pipeline, got a {type(pipe).__name__}: Pipeline.from_yaml(path) reads a config's"
+        )
     ready = vars(pipe).get("_smoothed")
     if not isinstance(ready, SmoothedClassifier):
         ready = SmoothedClassifier(pipe)

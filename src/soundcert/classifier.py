@@ -133,7 +133,7 @@ class BaseClassifier:
         middle = size // 2
         with torch.inference_mode():
             reference = self(rows.clone())
-            if self._foreign and bool(reference.isnan().any(dim=1).all()):
+            if bool(reference.isnan().any(dim=1).all()):
                 raise ModelError(
                     f"the model returns NaN for every one of {size} noisy copies of the first clip, and NaN votes for no "
                     "class: nothing could be certified. Check the units and the range of what it is fed"

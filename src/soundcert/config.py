@@ -29,9 +29,9 @@ StageSpec = str | Mapping[str, Mapping[str, Any] | None]
 
 
 class _Numbers(BaseModel):
-    """A block of numbers: YAML's true and on are not taken for 1."""
+    """A block of numbers: YAML's true and on are not taken for 1, and .inf for none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ differ in rate, channels and length; files of one space share a route.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from soundcert.config import Config, StageSpec, build_stages, load_config
 from soundcert.errors import ConfigError, InputError, SoundcertError
 from soundcert.spaces import Space
 from soundcert.stages import Model, NoiseStage, Stage, Windows
+
+#: Largest value at any point of the front: networks and features square and add values in float32.
+LOUDEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ class Pipeline:
                 f"a pipeline needs exactly one noise stage, got {len(noises)}: "
                 "put `gaussian_noise` (or `lattice_noise`) where the certificate is to live"
             )
+        for stage in built:
+            _check_finite(stage)
         self.noise_index = noises[0]
         noise = built[self.noise_index]
         assert isinstance(noise, NoiseStage)
@@ -218,6 +224,12 @@ class Pipeline:
                 points.append(stage(x.float()).double()[0] if stage.family == "model" else stage(x)[0])
         if not bool(torch.isfinite(points[-1]).all()):
             raise InputError(f"{clip.name}: the front gives values that are not finite")
+        for point, where in zip(points, ("the file", *(s.name for s in route.front)), strict=True):
+            if not bool((point.abs() <= LOUDEST).all()):
+                raise InputError(
+                    f"{clip.name}: values up to {float(point.abs().max()):.3g} after {where}, more than {LOUDEST:g}: sums "
+                    "of their squares leave float32; scale the recording, or use another gain"
+                )
         return points
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -237,6 +249,21 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline([{', '.join(self.describe())}])"
+
+
+def _check_finite(stage: Stage) -> None:
+    """Refuse infinities and NaN in a stage's fields: no JSON could hold what was certified."""
+    for field in dataclasses.fields(stage):  # type: ignore[arg-type]
+        value = getattr(stage, field.name)
+        values = value if isinstance(value, list | tuple) else (value,)
+        if field.repr and any(isinstance(v, float) and not math.isfinite(v) for v in values):
+            bad = next(v for v in values if isinstance(v, float) and not math.isfinite(v))
+            raise ConfigError(
+                f"{stage.name}: {field.name} must be finite, got {bad}: write a number that is large enough"
+            )
+    for member in stage.members if isinstance(stage, Model) else ():
+        for part in member:
+            _check_finite(part)
 
 
 def _spec(stage: Stage) -> dict[str, Any]:

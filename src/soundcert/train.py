@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from soundcert.attack.fronts import straight_through
 from soundcert.config import Config, TrainConfig
 from soundcert.data import DataConfig, Item, load_items, without_roots
-from soundcert.errors import ConfigError, InputError
+from soundcert.errors import ConfigError, InputError, ModelError
 from soundcert.models import save_weights, take_weights
 from soundcert.pipeline import Pipeline
 from soundcert.randomness import NoiseKey, noise_stream
@@ -234,6 +234,11 @@ class _Trainer:
             epoch = done
             clock = time.monotonic()
             loss = self._epoch(epoch)
+            if not all(bool(t.isfinite().all()) for t in self.net.state_dict().values()):
+                raise ModelError(
+                    f"training diverged in epoch {epoch + 1} (loss {loss:g}): the weights are not finite any more. Lower "
+                    "learning_rate, or the weight of consistency or adversarial"
+                )
             score = self._validate()
             if score > best:
                 best, best_epoch = score, epoch

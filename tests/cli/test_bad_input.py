@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -603,8 +604,7 @@ def test_a_weight_file_with_another_header_is_refused(cli, home, header):
     refused(cli, "certify", weights(home, "weights: odd.safetensors"), "--out", home / "run")
 
 
-def test_weights_of_nan_abstain(cli, home):
-    """Nothing says of a network that it answers with numbers; a row of NaN votes for no class."""
+def test_weights_of_nan_are_refused(cli, home):
     write_untrained(home / "nan.safetensors", ["high", "low"])
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -616,10 +616,54 @@ def test_weights_of_nan_abstain(cli, home):
         key: value * float("nan") if value.is_floating_point() else value for key, value in state.items()
     }
     save_file(state, home / "nan.safetensors", metadata=metadata)
-    ran = cli("certify", weights(home, "weights: nan.safetensors"), "--out", home / "run", "--json")
-    assert ran.code == 0
-    assert (ran.json["certified"], ran.json["abstained"]) == (0, 4)
-    assert all(row["count"] == 0 for row in records(home / "run"))
+    said = refused(cli, "certify", weights(home, "weights: nan.safetensors"), "--out", home / "run")
+    assert "not finite" in (
+        said or cli("certify", weights(home, "weights: nan.safetensors"), "--out", home / "run").err
+    )
+    assert not (home / "run").exists()
+
+
+def test_a_pipeline_without_a_model_is_one_line(cli, home):
+    text = (home / "kws.yaml").read_text()
+    (home / "bare.yaml").write_text("\n".join(line for line in text.splitlines() if "model:" not in line))
+    ran = cli("certify", home / "bare.yaml", "--out", home / "run")
+    assert (ran.code, ran.out) == (2, "")
+    assert "no model below the noise: add `model`" in ran.err
+    assert not (home / "run").exists()
+
+
+def test_an_engine_that_is_not_there_leaves_no_run_behind(cli, home, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (home / "other.yaml").write_text(
+        (home / "kws.yaml").read_text().replace("certify: {", "certify: {engine: onnxruntime, ")
+    )
+    ran = cli("certify", home / "other.yaml", "--out", home / "run")
+    assert ran.code == 2
+    assert "pip install 'soundcert[onnx]'" in ran.err
+    assert not (home / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("clip: {low: 0.0, high: .inf}", "clip: high must be finite"),
+        ("fixed_gain: {db: 1.0e+9}", "db must be from -1000 to 1000"),
+        ("fixed_gain: {factor: 1.0e+40}", "more than 1e+12"),
+    ],
+)
+def test_a_number_beyond_all_measure_is_one_line(cli, home, stage, words):
+    text = (home / "kws.yaml").read_text()
+    assert NOISE in text
+    (home / "odd.yaml").write_text(text.replace(f"- {NOISE}", f"- {stage}\n  - {NOISE}"))
+    for verb in (["audit", home / "odd.yaml"], ["certify", home / "odd.yaml", "--out", home / "run"]):
+        ran = cli(*verb)
+        told = ran.err + ran.out if words.startswith("more") else ran.err
+        assert ran.code == (1 if words.startswith("more") else 2), ran
+        assert words in told.replace("\n", " ")
+
+
+def test_a_schema_takes_json_like_every_verb(cli):
+    assert cli("schema", "--json").json == cli("schema").json
 
 
 # --- models from Python ----------------------------------------------------------------------------

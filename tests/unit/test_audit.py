@@ -422,8 +422,31 @@ def test_radii_above_what_lattice_noise_leaves_are_refused_clip_by_clip():
     stages = [sc.stages.Quantize(log2_step=-15), sc.stages.LatticeNoise(sigma=0.1), lambda x: x]
     clip = sc.Clip.from_array(np.arange(-50, 50, dtype=np.int16) * 100, 16_000)
     most = largest_ratio(1000, 1e-3) * 0.1
-    found = sc.audit(sc.Pipeline(stages), [clip], n=1000, policy=Decide(radii=(0.0, most)))
+    torn = ("torn", InputError("it ends within a sample"))
+    found = sc.audit(sc.Pipeline(stages), [torn, clip], n=1000, policy=Decide(radii=(0.0, most)))
     assert not found.clips
     assert "can never be certified" in found.failed[clip.name]
+    with pytest.raises(ConfigError, match="none of the clips fits .*can never be certified"):
+        sc.audit(sc.Pipeline(stages), [clip], n=1000, policy=Decide(radii=(0.0, most)))
     found = sc.audit(sc.Pipeline(stages), [clip], n=1000, policy=Decide(radii=(0.0, most * (1 - 1e-6))))
     assert not found.failed
+
+
+def test_a_clip_alone_is_a_list_of_one_and_anything_else_is_refused():
+    pipe = sc.Pipeline([NOISE, Clip()])
+    clip = sc.Clip.from_array(np.ones(SIZE, np.int16), 16_000, "ones")
+    assert sc.audit(pipe, clip).contract == sc.audit(pipe, [clip]).contract is not None
+    for entry in ("yes.wav", np.zeros(9), None, ("name", "error")):
+        with pytest.raises(InputError, match="expected clips, got a"):
+            sc.audit(pipe, [entry])
+    for draws in (0, -1, 1.5, "a", True):
+        with pytest.raises(ConfigError, match="draws must be a whole number from 1"):
+            sc.audit(pipe, clip, draws=draws)
+
+
+def test_a_pipeline_that_fits_no_clip_is_the_configs_fault():
+    pipe = sc.Pipeline([Fit(seconds=1e12), NOISE])
+    clip = sc.Clip.from_array(np.ones(SIZE, np.int16), 16_000, "ones")
+    with pytest.raises(ConfigError, match="none of the clips fits the pipeline: stage 1: fit"):
+        sc.audit(pipe, [clip, clip])
+    assert sc.audit(pipe, [clip, ("torn", InputError("torn"))]).clips == ()

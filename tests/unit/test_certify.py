@@ -12,6 +12,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
@@ -225,15 +226,77 @@ def test_the_record_of_an_abstention_has_no_radius():
     assert json.loads(json.dumps(certified, allow_nan=False)) == certified
 
 
-def test_a_model_of_nan_abstains():
+def test_votes_of_nan_are_votes_for_nobody():
+    class Seldom(nn.Module):
+        """Class 0 where the first value is above its middle, and no class below."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = torch.tensor([1.0, 0.0]).expand(len(x), 2)
+            return torch.where(x[:, :1] > float(clip().tensor()[0]), scores, float("nan"))
+
+    certificate = sc.certify(plain(Seldom().eval()), clip(), n=400)
+    assert certificate.status == "abstained"
+    assert 150 < certificate.count < 250
+
+
+def test_a_model_of_nan_alone_is_refused():
     class Nothing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x[:, :2] * float("nan")
 
-    certificate = sc.certify(plain(Nothing().eval()), clip(), n=100)
-    assert (certificate.status, certificate.count, certificate.p_lower) == ("abstained", 0, 0.0)
-    prediction = sc.predict(plain(Nothing().eval()), clip(), seed=0)
-    assert (prediction.status, prediction.count, prediction.p_value) == ("abstained", 0, 1.0)
+    for call in (sc.certify, sc.predict):
+        with pytest.raises(ModelError, match="returns NaN for every one"):
+            call(plain(Nothing().eval()), clip())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(torch.int64, "int64"), (torch.bool, "bool"), (torch.complex64, "complex64")]
+)
+def test_scores_that_are_no_real_numbers_are_refused(dtype, name):
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :2].to(dtype)
+
+    with pytest.raises(ModelError, match=rf"the model returns torch.{name}, not floating-point scores"):
+        sc.certify(plain(Odd().eval()), clip())
+
+
+def test_an_object_that_float32_cannot_hold_is_refused():
+    """The model would hear infinity alone, and any answer to that would be certified."""
+    for stages in (
+        (FixedGain(1e39), GaussianNoise(1.0)),
+        (FixedGain(1e30), FixedGain(1e-30), GaussianNoise(1.0)),
+    ):
+        with pytest.raises(InputError, match="after fixed_gain, more than 1e\\+12"):
+            sc.certify(Pipeline([*stages, constant()]), clip())
+
+
+def test_a_recording_beyond_all_measure_is_refused(tmp_path):
+    """Its squares overflow, so that a gain to unit RMS would be 0 and the contract untrue."""
+    file = tmp_path / "loud.wav"
+    soundfile.write(file, 1e300 * clip().tensor().numpy(), 16_000, subtype="DOUBLE")
+    pipe = Pipeline([RmsNormalize(), GaussianNoise(1.0), constant()])
+    with pytest.raises(InputError, match="after the file, more than 1e\\+12"):
+        sc.certify(pipe, sc.load_clip(file))
+
+
+def test_fields_that_are_not_finite_are_refused():
+    with pytest.raises(ConfigError, match="clip: high must be finite, got inf"):
+        Pipeline([GaussianNoise(0.1), sc.stages.Clip(0.0, math.inf), constant()])
+    member = (
+        sc.stages.FeatureStandardize(mean=(0.0, math.nan)),
+        Model(module=constant(), labels=("a", "b", "c", "d")),
+    )
+    with pytest.raises(ConfigError, match="feature_standardize: mean must be finite, got nan"):
+        Pipeline([GaussianNoise(0.1), Model(members=(member, member))])
+
+
+@pytest.mark.parametrize("policy", ["decide", {"radii": [1.0]}, 3])
+def test_what_is_no_policy_or_pipeline_is_one_line(policy):
+    with pytest.raises(ConfigError, match="policy must be a Decide, Estimate or Budget"):
+        sc.certify(plain(), clip(), policy=policy)
+    with pytest.raises(ConfigError, match=r"expected a Pipeline, got a (str|dict|int): Pipeline.from_yaml"):
+        sc.certify(policy, clip())
 
 
 # --- the ceiling, and the numbers of the paper -----------------------------------------------------

@@ -198,3 +198,10 @@ def test_compiled_code_that_is_wrong_is_made_anew_or_not_used(monkeypatch, broke
         assert mel._abreast(LogMel()) is None
         assert torch.equal(got, expected)
     assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fields", [{"n_mels": 10**9}, {"n_mels": 1025}, {"n_fft": 2**17}, {"n_fft": 2**40}])
+def test_sizes_that_would_fill_the_memory_are_refused(fields):
+    for kind in (LogMel, Mfcc):
+        with pytest.raises(ConfigError, match=f"{next(iter(fields))} must be from"):
+            kind(**fields)

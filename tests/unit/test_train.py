@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import soundcert
@@ -527,6 +528,31 @@ def test_a_training_that_cannot_work_is_refused_before_it_begins(home, change, m
     with pytest.raises(ConfigError, match=message):
         train(config(home, **change), base=home)
     assert not (home / "out").exists()
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "mix", "consistency", "adversarial"])
+def test_numbers_without_limit_are_refused(home, field):
+    with pytest.raises(ConfigError, match=f"{field}: .*finite"):
+        config(home, f"{SETTINGS.replace(', learning_rate: 0.01', '')}, draws: 2, {field}: .inf")
+
+
+def test_a_training_that_diverges_ends_and_writes_no_weights(home):
+    settings = config(home, SETTINGS.replace("0.01", "1.0e30"))
+    with pytest.raises(ModelError, match=r"diverged in epoch \d+ .*not finite any more"):
+        train(settings, base=home)
+    assert not (home / "out" / "tones.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(home):
+    train(config(home), base=home)
+    file = home / "out" / "tones.safetensors"
+    with safe_open(file, "pt") as held:
+        tensors, header = {k: held.get_tensor(k) for k in held.keys()}, held.metadata()  # noqa: SIM118
+    name = next(k for k, v in tensors.items() if v.is_floating_point())
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, file, header)
+    with pytest.raises(ModelError, match=f"{name}.*not finite: the training diverged"):
+        load_weights(file)
 
 
 def test_clips_without_labels_are_refused(home):

@@ -155,6 +155,7 @@ def certify(
     """
     from soundcert.report.terminal import print_view, summary_view
     from soundcert.runs import certify_run
+    from soundcert.runs.directory import RUN, read_json
     from soundcert.runs.executors import LocalExecutor, RayExecutor
 
     if workers is not None and workers < 1:
@@ -194,6 +195,11 @@ def certify(
         print(f"soundcert: failed: {reason}", file=sys.stderr)
     if len(reasons) > _REASONS:
         print(f"soundcert: and {len(reasons) - _REASONS} more: see {out}/certificates.jsonl", file=sys.stderr)
+    if otherwise := (read_json(out / RUN).get("contract") or {}).get("trained_otherwise"):
+        print(
+            f"soundcert: note: the model was {otherwise} (see trained-otherwise in docs/flags)",
+            file=sys.stderr,
+        )
     if as_json:
         print_json(summary)
     else:
@@ -364,6 +370,8 @@ def train(
 @app.command
 def schema(
     what: Annotated[Literal["config", "results", "attacks"], Parameter(help="Which document.")] = "config",
+    *,
+    as_json: Json = False,  # noqa: ARG001  it is JSON anyway, and every verb takes it
 ) -> int:
     """Print the JSON Schema of configs, or of the lines of a run's results or attacks.
 

@@ -152,6 +152,11 @@ def load_weights(
             f"{path} does not name its network and labels: give `network` and `labels` to the model stage"
         )
     options = dict(options or header.get("options") or {})
+    bad = next((name for name, tensor in state.items() if not bool(tensor.isfinite().all())), None)
+    if bad is not None:
+        raise ModelError(
+            f"{path}: {bad!r} has values that are not finite: the training diverged, do it again"
+        )
     module = build_network(network, len(labels), options)
     try:
         module.load_state_dict(state)

@@ -253,8 +253,8 @@ def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:
 def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> Route | None:
     """Bind the pipeline to the first usable clip, so that a model that does not fit fails before sampling.
 
-    A model that soundcert did not make is also run on it, before a run directory is begun. Where no clip fits and
-    none is broken, it is the config that is wrong: ConfigError.
+    A model that soundcert did not make, or that another engine runs, is also run on it, before a run directory is begun.
+    Where no clip fits and none is broken, it is the config that is wrong: ConfigError.
     """
     problem: ConfigError | None = None
     broken = False
@@ -272,7 +272,8 @@ def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> 
         except SoundcertError:
             broken = True
             continue
-        if pipe.model is not None and pipe.model.loaded is not None:
+        plain = (budget.named_engine, budget.precision) == ("torch", "fp32")
+        if pipe.model is not None and (pipe.model.loaded is not None or not plain):
             SmoothedClassifier(
                 pipe,
                 micro_batch=2,

@@ -60,10 +60,21 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     if good:
         out["median_radius"] = median(r["radius"] for r in good)
         for view, middle in view_medians([r["views"] for r in good]).items():
-            out[f"median_{view}"] = middle
+            if view != "file_lsb" or _one_step(good):
+                out[f"median_{view}"] = middle
         if spaces := list(dict.fromkeys(name for r in good for name in r.get("spaces", ()))):
             out["spaces"] = {name: _in_space(good, name) for name in spaces}
     return out
+
+
+def _one_step(good: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the files have one quantisation step; radii in steps of several sizes have no median."""
+    steps = {
+        v["file_radius"] / v["file_lsb"]
+        for v in (r["views"] for r in good)
+        if v.get("file_lsb") and v.get("file_radius")
+    }
+    return not steps or math.isclose(min(steps), max(steps), rel_tol=1e-6)
 
 
 def tied(records: Sequence[Mapping[str, Any]]) -> str | None:

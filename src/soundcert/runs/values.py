@@ -41,6 +41,12 @@ def sound(record: Mapping[str, Any]) -> bool:
     if record["status"] == "certified":
         numbers.append("radius")
         texts.append("label")
+        if (
+            finite(record["radius"])
+            and finite(record["ceiling"])
+            and record["radius"] > record["ceiling"] * (1 + 1e-9)
+        ):
+            return False
         views = record["views"]
         if not isinstance(views, dict) or not all(v is None or finite(v) for v in views.values()):
             return False
@@ -49,6 +55,7 @@ def sound(record: Mapping[str, Any]) -> bool:
         _sound_spaces(record.get("spaces", {}))
         and all(finite(record[k]) for k in numbers)
         and record["sigma"] > 0
+        and 0 <= record["count"] <= record["n"]
         and 0 < record["alpha"] < 1
         and all(isinstance(record[k], str) for k in texts)
         and isinstance(record.get("truth"), str | None)

@@ -29,9 +29,12 @@ from soundcert.stages.mel import filter_key, log_mel, mel_filters
 from soundcert.stages.spectra import PadMode, dct_rows, lifter_weights, spectrum
 from soundcert.stages.spectral_bound import spectral_radius
 
+#: A config may come from a stranger: filters of these sizes are a quarter of a gigabyte.
+MOST_FFT, MOST_BANDS = 2**16, 1024
+
 
 def _check_spectral(stage: Spectrogram | LogMel | Mfcc) -> None:
-    require(stage.n_fft >= 2, stage, "n_fft", "at least 2")
+    require(2 <= stage.n_fft <= MOST_FFT, stage, "n_fft", f"from 2 to {MOST_FFT}")
     require(stage.hop >= 1, stage, "hop", "at least 1")
     require(
         stage.win_length is None or 1 <= stage.win_length <= stage.n_fft,
@@ -50,7 +53,7 @@ def _check_spectral(stage: Spectrogram | LogMel | Mfcc) -> None:
 
 
 def _check_log(stage: LogMel | Mfcc) -> None:
-    require(stage.n_mels >= 1, stage, "n_mels", "at least 1")
+    require(1 <= stage.n_mels <= MOST_BANDS, stage, "n_mels", f"from 1 to {MOST_BANDS}")
     require(0 < stage.floor < math.inf, stage, "floor", "positive and finite")
     require(stage.floor_mode in ("add", "max"), stage, "floor_mode", "'add' or 'max'")
     require(stage.log in ("ln", "db"), stage, "log", "'ln' or 'db'")

@@ -44,6 +44,7 @@ class FixedGain(Stage):
     def __post_init__(self) -> None:
         if (self.factor is None) == (self.db is None):
             raise ConfigError("fixed_gain: give exactly one of factor and db")
+        require(self.db is None or abs(self.db) <= 1000, self, "db", "from -1000 to 1000")
         value = self.value
         if not (math.isfinite(value) and value != 0):
             raise ConfigError(f"fixed_gain: the factor must be finite and not zero, got {value!r}")

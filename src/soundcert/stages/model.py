@@ -328,8 +328,10 @@ class Model(Stage):
             raise ModelError(
                 f"the model must map (batch, ...) to (batch, classes); for a batch of {len(probe)} it gave {got}"
             )
-        if out.is_complex():
-            raise ModelError("the model returns complex numbers, which have no largest: return real scores")
+        if not out.is_floating_point():
+            raise ModelError(
+                f"the model returns {out.dtype}, not floating-point scores: return logits as float32"
+            )
         if self.partial:
             return Space("latent", "latent", tuple(out.shape[1:]), None, "activation")
         if out.dim() != 2:
