@@ -94,6 +94,12 @@ class CertifyConfig(_Numbers):
     estimate: Estimate | None = Field(None, description="estimate the radius with a chosen loss")
     budget: Budget | None = Field(None, description="share a budget over the run")
     alpha: float = Field(0.001, gt=0, lt=1, description="probability that one certificate is wrong, at most")
+    tries: int = Field(
+        1,
+        ge=1,
+        description="certificates of a clip (seeds, sigmas, models) that the best will be kept of; each holds at alpha, "
+        "and the best at tries times alpha (Bonferroni): set alpha accordingly",
+    )
     seed: int = Field(0, ge=0, description="seed of the run's noise, fixed before any result is seen")
     bound: Literal["one-sided", "two-class"] = Field(
         "one-sided", description="bound only the top class, or the top class and its strongest rival"
@@ -116,6 +122,11 @@ class CertifyConfig(_Numbers):
         named = [name for name in ("decide", "estimate", "budget") if getattr(self, name) is not None]
         if len(named) > 1:
             raise ValueError(f"choose one of {' and '.join(named)}")
+        if self.tries * self.alpha >= 1:
+            raise ValueError(
+                f"the best of {self.tries} certificates at alpha = {self.alpha:g} each holds at no level below 1: "
+                f"use alpha/{self.tries} for each"
+            )
         if self.device != "cpu" and self.engine != "torch":
             raise ValueError(
                 f"engine {self.engine} runs on the CPU only; use engine torch with {self.device}"

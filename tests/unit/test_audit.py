@@ -426,7 +426,7 @@ def test_radii_above_what_lattice_noise_leaves_are_refused_clip_by_clip():
     found = sc.audit(sc.Pipeline(stages), [torn, clip], n=1000, policy=Decide(radii=(0.0, most)))
     assert not found.clips
     assert "can never be certified" in found.failed[clip.name]
-    with pytest.raises(ConfigError, match="none of the clips fits .*can never be certified"):
+    with pytest.raises(ConfigError, match=r"none of the clips fits .*can never be certified"):
         sc.audit(sc.Pipeline(stages), [clip], n=1000, policy=Decide(radii=(0.0, most)))
     found = sc.audit(sc.Pipeline(stages), [clip], n=1000, policy=Decide(radii=(0.0, most * (1 - 1e-6))))
     assert not found.failed

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import soundcert as sc
 from soundcert.config import (
     MAX_CONFIG_BYTES,
+    CertifyConfig,
     Config,
     config_schema,
     load_config,
@@ -617,3 +618,11 @@ def test_another_format_and_a_foreign_header_are_told(tmp_path):
     with pytest.raises(ConfigError, match="does not name its network and labels"):
         load_weights(path)
     assert same(load_weights(path, **NAMED).module, network())
+
+
+def test_the_best_of_many_needs_a_level_below_one():
+    assert CertifyConfig(alpha=0.001, tries=3).tries == 3
+    with pytest.raises(
+        ValueError, match=r"the best of 1000 certificates at alpha = 0\.001 each holds at no level below 1"
+    ):
+        CertifyConfig(alpha=0.001, tries=1000)

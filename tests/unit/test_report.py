@@ -16,11 +16,12 @@ from helpers import folder_of_tones, write_tone_model, yaml_of
 from soundcert.bounds import accuracy_interval
 from soundcert.cli import run as cli
 from soundcert.report.curve import Intervals, curves, intervals_of, nice_grid
-from soundcert.report.facts import outcome, pipeline_of, probability_bars, readable
+from soundcert.report.facts import contract_facts, outcome, pipeline_of, probability_bars, readable
 from soundcert.report.findings import run_flags
 from soundcert.report.html import embed, render, write_report
 from soundcert.report.markdown import escaped, markdown
 from soundcert.report.sounds import choose, listen
+from soundcert.report.stated import stated
 from soundcert.report.words import percent, percents, plain_words, view_text, visible
 from soundcert.runs import Run, open_run
 from synthetic import CONTRACT, HOSTILE, STATEMENT, many, record, write_run
@@ -476,3 +477,17 @@ def test_the_changes_after_the_noise_are_marked_also_around_windows(tmp_path):
     run = opened(write_run(tmp_path / "run", many(2), contract=contract))
     places = [place for _, place in pipeline_of(run)]
     assert places[places.index("noise") + 1 :] == ["after", "base", "after", "base", "base"]
+
+
+def test_a_run_that_is_one_of_several_says_at_which_level_the_best_holds(tmp_path):
+    """Choosing the best of m certificates is choosing the noise: each at α, the best at m·α."""
+    rows = [record(f"{i}.wav", 990, truth="yes") for i in range(5)]
+    said = "the best of 3 certificates of each clip holds at α = 0.003 (Bonferroni)"
+    alone = open_run(write_run(tmp_path / "alone", rows))
+    assert "Kept of several" not in dict(stated(alone))
+    config = json.loads((alone.path / "run.json").read_text())["config"]
+    config["certify"] = {**config.get("certify", {}), "n0": 100, "n": 1000, "alpha": 0.001, "tries": 3}
+    run = open_run(write_run(tmp_path / "best", rows, config=config))
+    assert dict(stated(run))["Kept of several"] == said
+    assert said in dict(contract_facts(run))["Sampling"]
+    assert said in markdown(run)

@@ -20,7 +20,7 @@ from soundcert.report.accuracy import (
 )
 from soundcert.report.stated import sizes_of
 from soundcert.report.terminal import shown
-from soundcert.report.words import length, percent
+from soundcert.report.words import length, percent, tries_words
 from soundcert.runs import Run
 from soundcert.runs.summary import tied
 
@@ -177,6 +177,7 @@ def _sampling(run: Run) -> str:
     return (
         f"{how}. Each certificate is wrong with probability at most {level} over the draw of the noise; its "
         f"seed, {known['seed']}, has to be fixed before any result is seen."
+        + (f" One of several is kept: {words}." if (words := tries_words(settings)) else "")
     )
 
 

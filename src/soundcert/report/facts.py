@@ -13,7 +13,7 @@ import yaml
 from soundcert.report.findings import attacked
 from soundcert.report.stated import size_text
 from soundcert.report.terminal import VIEWS
-from soundcert.report.words import NBSP, duration, length, percent, percents, view_text, visible
+from soundcert.report.words import NBSP, duration, length, percent, percents, tries_words, view_text, visible
 from soundcert.runs import Run
 from soundcert.runs.values import finite, sound
 
@@ -131,6 +131,7 @@ def contract_facts(run: Run) -> list[tuple[str, str]]:
     budget = run.certify
     asked = [f"{k} = {budget[k]}" for k in ("n0", "n", "alpha", "seed") if k in budget]
     asked += [str(budget.get("bound", "one-sided")) + " bound"]
+    asked += [words] if (words := tries_words(budget)) else []
     asked += [f"policy {p}" for p in ("decide", "estimate", "budget") if budget.get(p)]
     out.append(("Sampling", visible(", ".join(asked).replace("alpha", "α"))))
     return [(title, "ℓ2" if (title, text) == ("Norm", "l2") else text) for title, text in out]

@@ -12,6 +12,7 @@ from typing import Any
 from soundcert.bounds import format_down, format_up
 from soundcert.data.config import split_words
 from soundcert.report.accuracy import data_name, labelled
+from soundcert.report.words import tries_words
 from soundcert.runs import Run
 from soundcert.stages import FEATURE_STAGES
 
@@ -87,6 +88,7 @@ def stated(run: Run) -> list[tuple[str, str]]:
         ("Norm", {"l2": "ℓ2"}.get(str(c.get("norm")), c.get("norm"))),
         *((key, _number(certify.get(key, first.get(key)))) for key in ("n0", "n")),
         ("α", _number(certify.get("alpha", first.get("alpha")))),
+        ("Kept of several", tries_words(certify)),
         ("α set aside", _number(min((r.get("set_aside", 0.0) for r in run.usable), default=0.0) or None)),
         ("Bound", certify.get("bound", first.get("bound"))),
         ("Seed", _number(certify.get("seed", first.get("seed")))),

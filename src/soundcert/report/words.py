@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from soundcert.bounds import format_down, format_up
@@ -89,3 +90,12 @@ def _contract(fields: Mapping[str, Any]) -> Contract | None:
     if not required <= set(values) or not all(isinstance(values[t], str) for t in texts):
         return None
     return Contract(**values)
+
+
+def tries_words(certify: Mapping[str, Any]) -> str | None:
+    """Return what is said where the best of several certificates of a clip will be kept; None for one alone."""
+    tries, alpha = certify.get("tries", 1), certify.get("alpha")
+    if type(tries) is not int or tries < 2 or not isinstance(alpha, int | float):
+        return None
+    level = f"{Decimal(str(alpha)) * tries:g}"  # as the two are written
+    return f"the best of {tries} certificates of each clip holds at α = {level} (Bonferroni)"
