@@ -244,6 +244,11 @@ class Sampling:
     bound: BoundName = "one-sided"
     policy: Policy | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("n0", "n", "alpha", "seed"):
+            if isinstance(value := getattr(self, name), np.integer | np.floating):
+                object.__setattr__(self, name, value.item())  # JSON knows no NumPy
+
     @classmethod
     def of(cls, config: CertifyConfig) -> Sampling:
         return cls(config.n0, config.n, config.alpha, config.seed, config.bound, config.policy)

@@ -883,3 +883,10 @@ def test_what_is_no_clip_is_one_line(given):
     for call in (sc.certify, sc.predict):
         with pytest.raises(InputError, match=r"expected a Clip, got a .*load_clip\(path\)"):
             call(pipe, given)
+
+
+def test_numbers_of_numpy_are_numbers():
+    alpha = np.float32(0.01)
+    found = sc.certify(plain(), clip(), n0=np.int64(20), n=np.int32(200), alpha=alpha, seed=np.uint8(3))
+    same = sc.certify(plain(), clip(), n0=20, n=200, alpha=float(alpha), seed=3)
+    assert json.dumps(found.to_dict()) == json.dumps(same.to_dict())
