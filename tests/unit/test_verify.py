@@ -224,10 +224,15 @@ def test_a_consistent_forgery_is_found_by_drawing_again(copied):
     assert "400 of 400 draws gave" in wrong["certified again"][0]
 
 
-@pytest.mark.parametrize("key", ["object_norm", "gain"])
+@pytest.mark.parametrize("key", ["object_norm", "gain", "dimension"])
 def test_facts_about_a_clip_are_compared_when_it_is_certified_again(copied, key):
     edit_record(copied / "fixed", "low/1.wav", lambda r: r.update({key: r[key] * 1.01}))
     assert any(f"{key} is" in text for text in found(copied / "fixed")["certified again"])
+
+
+def test_records_of_earlier_versions_need_not_say_how_many_values(copied):
+    edit_record(copied / "fixed", "low/1.wav", lambda r: r.pop("dimension"))
+    assert found(copied / "fixed") == {}
 
 
 def test_a_radius_carried_too_far_is_found(copied):

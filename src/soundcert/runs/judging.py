@@ -233,7 +233,8 @@ def _plausible(a: int, n: int, b: int, m: int) -> bool:
 
 def _facts(record: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
     """Return what a record says of a clip, beside its counts, that certifying it again does not."""
-    left_out = ("clip", "truth", "recording", "seconds")  # not what a certificate says
+    left_out = ["clip", "truth", "recording", "seconds"]  # not what a certificate says
+    left_out += ["dimension"] if "dimension" not in record else []  # records of earlier versions do not say
     have = {key: value for key, value in record.items() if key not in left_out}
     want = {key: value for key, value in again.items() if key not in left_out}
     return [f"{record['clip']}: {text}" for text in differences(have, want, "", FRONT)]
