@@ -54,7 +54,8 @@ def test_without_a_solution_the_band_weights_are_the_even_ones(monkeypatch: pyte
         ({"factor": 2.0, "db": 6.0}, "exactly one"),
         ({"factor": 0.0}, "finite and not zero"),
         ({"factor": math.inf}, "finite and not zero"),
-        ({"db": -1e9}, "finite and not zero"),
+        ({"db": -1e9}, "from -1000 to 1000"),
+        ({"db": 1e9}, "from -1000 to 1000"),
     ],
 )
 def test_a_fixed_gain_that_is_none_is_refused(fields: dict[str, float], said: str) -> None:

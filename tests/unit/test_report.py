@@ -491,3 +491,11 @@ def test_a_run_that_is_one_of_several_says_at_which_level_the_best_holds(tmp_pat
     assert dict(stated(run))["Kept of several"] == said
     assert said in dict(contract_facts(run))["Sampling"]
     assert said in markdown(run)
+
+
+def test_a_radius_above_what_the_draws_allow_is_warned_of(tmp_path):
+    rows = [record(f"{i}.wav", 990) for i in range(5)]
+    assert open_run(write_run(tmp_path / "honest", rows)).warnings == ()
+    rows[3]["radius"] = 5.0
+    (said,) = open_run(write_run(tmp_path / "forged", rows)).warnings
+    assert said.startswith("1 records claim a radius above what their draws allow, such as that of '3.wav'")

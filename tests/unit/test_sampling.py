@@ -286,7 +286,6 @@ INDEPENDENT = {
     "the row's own z-score": lambda x: (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True),
     "dropout that is off": lambda x: F.dropout(x, 0.5, training=False),
     "a constant": lambda x: x * 0.0,
-    "NaN": lambda x: x * float("nan"),
     "a GRU": lambda x: GRU(x[:, :, None])[0][:, -1],
 }
 
@@ -325,7 +324,14 @@ def test_a_class_masked_by_a_large_number_does_not_hide_batch_statistics(name):
         base.check_rows(point(), key())
 
 
-@pytest.mark.parametrize("mask", [-float("inf"), -1e9, float("nan")])
+def test_a_class_that_is_always_nan_is_refused():
+    """No row would vote for any class."""
+    base = base_of(Function(lambda x: torch.cat((x, torch.full((len(x), 1), float("nan"))), dim=1)))
+    with pytest.raises(ModelError, match="returns NaN for every one"):
+        base.check_rows(point(), key())
+
+
+@pytest.mark.parametrize("mask", [-float("inf"), -1e9])
 def test_a_masked_class_alone_is_accepted(mask):
     base_of(Function(lambda x: torch.cat((x, torch.full((len(x), 1), mask)), dim=1))).check_rows(
         point(), key()

@@ -19,7 +19,7 @@ from soundcert.errors import RunError
 from soundcert.runs.directory import FORMAT, RECORDS, RUN, lines_of, read_json
 from soundcert.runs.schema import record_fields
 from soundcert.runs.summary import summarise
-from soundcert.runs.values import missing_field
+from soundcert.runs.values import finite, missing_field
 
 ATTACKS = "attacks.jsonl"
 #: Clips that a run may claim to have been given; a larger number is damage, and is not believed.
@@ -133,6 +133,12 @@ def open_run(path: Path) -> Run:
             warnings.append(f"the record of {record['clip']!r} is left out: it has no {missing}")
         else:
             usable.append(record)
+    beyond = [r["clip"] for r in usable if _beyond(r)]
+    if beyond:
+        warnings.append(
+            f"{len(beyond)} records claim a radius above what their draws allow, such as that of {beyond[0]!r}: "
+            "soundcert verify tells more"
+        )
     out = Run(
         path, info, tuple(usable), tuple(_lines(path / ATTACKS, warnings, needed=False)), tuple(warnings)
     )
@@ -140,6 +146,13 @@ def open_run(path: Path) -> Run:
         late = f"the run is not finished: {len(out.records)} of {out.total} clips are recorded"
         out = Run(path, info, out.records, out.attacks, (*out.warnings, late))
     return out
+
+
+def _beyond(record: Mapping[str, Any]) -> bool:
+    """Whether a record claims a radius that its draws cannot give."""
+    if record["status"] != "certified" or not (finite(record["radius"]) and finite(record["ceiling"])):
+        return False
+    return bool(record["radius"] > record["ceiling"] * (1 + 1e-9))
 
 
 def find_runs(folder: Path, limit: int = 1000) -> list[Path]:

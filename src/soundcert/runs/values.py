@@ -41,12 +41,6 @@ def sound(record: Mapping[str, Any]) -> bool:
     if record["status"] == "certified":
         numbers.append("radius")
         texts.append("label")
-        if (
-            finite(record["radius"])
-            and finite(record["ceiling"])
-            and record["radius"] > record["ceiling"] * (1 + 1e-9)
-        ):
-            return False
         views = record["views"]
         if not isinstance(views, dict) or not all(v is None or finite(v) for v in views.values()):
             return False
