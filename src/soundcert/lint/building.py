@@ -103,7 +103,8 @@ class Builder:
                 if item and match and name not in fields and name not in self._fields[""]:
                     self.put(name, item.label, f"{match[1]} {unit}", item.place.line, result)
             rate, samples = (p.search(item.text) if item else None for p in (_FRONT[0][1], _SAMPLES))
-            if item and rate and samples and not {"seconds"} & (fields.keys() | self._fields[""].keys()):
+            known = "seconds" in fields or "seconds" in self._fields[""]
+            if item and rate and samples and not known:
                 seconds = int(samples[1]) / max(1, int(rate[1]))
                 self.put("seconds", item.label, f"{seconds:.6g} s", item.place.line, result)
 

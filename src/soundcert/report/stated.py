@@ -47,8 +47,9 @@ def clock_of(run: Run) -> tuple[int | None, float | None]:
 
 def sizes_of(run: Run) -> list[int]:
     """Return the numbers of values that the clips' objects have, each once, from the least; of the first if need be."""
-    sizes = {r["dimension"] for r in run.usable if _whole(r.get("dimension"))}
-    return sorted(sizes or {run.contract["dimension"]} if "dimension" in run.contract else sizes)
+    sizes = {size for r in run.usable if (size := _whole(r.get("dimension")))}
+    first = _whole(run.contract.get("dimension"))
+    return sorted(sizes) or ([first] if first else [])
 
 
 def length_text(run: Run) -> str | None:
@@ -65,6 +66,8 @@ def length_text(run: Run) -> str | None:
 def size_text(run: Run) -> str:
     """Return how many values the objects have."""
     sizes = sizes_of(run)
+    if not sizes:
+        return str(run.contract.get("dimension"))
     return f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
 
 
