@@ -225,7 +225,8 @@ def _cost(results: Results) -> Table:
         )
     return Table(
         "cost",
-        "What the cells cost. Seconds are wall time on the machine that ran them, of one thread a cell unless its run was given more.",
+        "What the cells cost. Seconds are wall time on the machine that ran them, of one thread a cell unless its run was "
+        "given more.",
         ("cell", "trainings", "epochs", "training", "passes on testing clips", "testing"),
         tuple(rows),
     )
