@@ -230,6 +230,16 @@ class Clip:
         return f"<Clip {self.name!r}: {self.channels} × {self.frames} samples, {self.rate} Hz, {kind}>"
 
 
+def a_clip(given: object) -> Clip:
+    """Return a clip as it is; InputError for anything else."""
+    if not isinstance(given, Clip):
+        raise InputError(
+            f"expected a Clip, got a {type(given).__name__}: load_clip(path) reads one, Clip.from_array(samples, rate) "
+            "makes one; a list of them is taken by audit alone"
+        )
+    return given
+
+
 def load_clip(path: str | os.PathLike[str], *, name: str | None = None, limits: Limits | None = None) -> Clip:
     """Decode one audio file (WAV, FLAC, Ogg, MP3, AIFF, AU, ...: what libsndfile reads).
 

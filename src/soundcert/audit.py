@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from soundcert import bounds
-from soundcert.audio import Clip
+from soundcert.audio import Clip, a_clip
 from soundcert.bounds import BoundName
 from soundcert.certificate import Certificate, PolicyName, json_number, radius_views, view_medians
 from soundcert.certify import Sampling, fill_contract
@@ -154,12 +154,13 @@ def audit(
     sizes: set[int] = set()
     seconds = None
     with single_threaded():
-        for clip in [clips] if isinstance(clips, Clip) else clips:
-            if not isinstance(clip, Clip):
-                name, error = _unreadable(clip)
-                failed[name] = str(error)
-                broken = True
-                continue
+        for entry in [clips] if isinstance(clips, Clip) else clips:
+            match entry:
+                case (str(name), SoundcertError() as error):
+                    failed[name] = str(error)
+                    broken = True
+                    continue
+            clip = a_clip(entry)
             try:
                 route = pipe.route(clip.space)
                 trace = pipe.front_trace(clip)
@@ -195,16 +196,6 @@ def audit(
         _most_passes(sampling, len(rows)),
         seconds,
         sampling.policy_name,
-    )
-
-
-def _unreadable(entry: object) -> tuple[str, SoundcertError]:
-    """Return the name and error of a clip that could not be read; InputError for anything else that is no clip."""
-    match entry:
-        case (str(name), SoundcertError() as error):
-            return name, error
-    raise InputError(
-        f"expected clips, got a {type(entry).__name__}: load_clip(path) reads one, Clip.from_array(samples, rate) makes one"
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from soundcert import bounds
-from soundcert.audio import Clip
+from soundcert.audio import Clip, a_clip
 from soundcert.bounds import BoundName
 from soundcert.certificate import Certificate, Origin, PolicyName, Prediction
 from soundcert.classifier import BaseClassifier, Fed
@@ -518,7 +518,7 @@ def certify(
     Source: arXiv 1902.02918, Algorithm 1.
     """
     return smoothed(pipe).certify(
-        _a_clip(clip), n0=n0, n=n, alpha=alpha, seed=seed, bound=bound, policy=policy
+        a_clip(clip), n0=n0, n=n, alpha=alpha, seed=seed, bound=bound, policy=policy
     )
 
 
@@ -532,14 +532,4 @@ def predict(
     for replay. Certify-then-predict fails with probability at most the sum of both levels.
     Source: arXiv 1902.02918, PREDICT.
     """
-    return smoothed(pipe).predict(_a_clip(clip), n=n, alpha=alpha, seed=seed)
-
-
-def _a_clip(clip: object) -> Clip:
-    """Raise InputError for what is no clip."""
-    if not isinstance(clip, Clip):
-        raise InputError(
-            f"expected a Clip, got a {type(clip).__name__}: load_clip(path) reads one, Clip.from_array(samples, rate) makes "
-            "one; take several one by one"
-        )
-    return clip
+    return smoothed(pipe).predict(a_clip(clip), n=n, alpha=alpha, seed=seed)

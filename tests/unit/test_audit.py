@@ -437,7 +437,7 @@ def test_a_clip_alone_is_a_list_of_one_and_anything_else_is_refused():
     clip = sc.Clip.from_array(np.ones(SIZE, np.int16), 16_000, "ones")
     assert sc.audit(pipe, clip).contract == sc.audit(pipe, [clip]).contract is not None
     for entry in ("yes.wav", np.zeros(9), None, ("name", "error")):
-        with pytest.raises(InputError, match="expected clips, got a"):
+        with pytest.raises(InputError, match="expected a Clip, got a"):
             sc.audit(pipe, [entry])
     for draws in (0, -1, 1.5, "a", True):
         with pytest.raises(ConfigError, match="draws must be a whole number from 1"):

@@ -17,7 +17,7 @@ from soundcert.attack.deployed import Deployed, Deployments
 from soundcert.attack.fronts import Front, check_recording, check_settings, front_from
 from soundcert.attack.smoothed import TRIES, Claim, Flip, Inside, Target, flip_label, inside_ball
 from soundcert.attack.wav import ENCODINGS, SavedWav, save_original, save_outside
-from soundcert.audio import Clip
+from soundcert.audio import Clip, a_clip
 from soundcert.bounds import binomial_two_sided_p, format_down, format_up
 from soundcert.certificate import Certificate, json_number
 from soundcert.certify import SmoothedClassifier, check_prediction, smoothed
@@ -388,4 +388,4 @@ def attack(
     """
     settings = Settings(space, tuple(goals), steps, restarts, draws, n, level, seed)
     claim = Claim.of(certificate)
-    return Attacker(smoothed(pipe), settings).attack(clip, claim, wav)
+    return Attacker(smoothed(pipe), settings).attack(a_clip(clip), claim, wav)

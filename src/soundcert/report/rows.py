@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from soundcert.certificate import FALLING
 from soundcert.errors import RunError
 from soundcert.report.accuracy import some_warnings
 from soundcert.report.forms import optional
@@ -78,7 +79,7 @@ def _row(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any
     """Return what the record of a clip says."""
     row: dict[str, Any] = {key: record[key] for key in columns if key in record}
     for name, value in (record.get("views") or {}).items():
-        falling = name in VIEWS and VIEWS[name][2]
+        falling = name in FALLING
         row[f"views.{name}"] = (float("-inf") if falling else float("inf")) if value is None else value
     for name, there in (record.get("spaces") or {}).items():
         row[f"spaces.{name}.proven"] = there["proven"]

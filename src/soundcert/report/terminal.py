@@ -11,18 +11,22 @@ from rich.text import Text
 
 from soundcert.audit import Audit
 from soundcert.bounds import format_down, format_up
+from soundcert.certificate import FALLING
 from soundcert.data import SourceInfo
 from soundcert.flags import Flag
 
 # view: what it is called, its unit, and whether a larger value claims less (rounded up).
 VIEWS: dict[str, tuple[str, str, bool]] = {
-    "r_over_sigma": ("R/σ", "", False),
-    "snr_db": ("SNR-equivalent", "dB", True),
-    "norm_ratio_db": ("norm ratio (not an SNR)", "dB", True),
-    "burst_20ms_db": ("level if all in 20 ms", "dB re clip RMS", False),
-    "file_radius": ("radius proven for the file", "full scale", False),
-    "file_snr_db": ("SNR proven for the file", "dB", True),
-    "file_lsb": ("the same in file LSBs", "LSB", False),
+    view: (title, unit, view in FALLING)
+    for view, title, unit in (
+        ("r_over_sigma", "R/σ", ""),
+        ("snr_db", "SNR-equivalent", "dB"),
+        ("norm_ratio_db", "norm ratio (not an SNR)", "dB"),
+        ("burst_20ms_db", "level if all in 20 ms", "dB re clip RMS"),
+        ("file_radius", "radius proven for the file", "full scale"),
+        ("file_snr_db", "SNR proven for the file", "dB"),
+        ("file_lsb", "the same in file LSBs", "LSB"),
+    )
 }
 
 
