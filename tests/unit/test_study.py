@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from soundcert.data import load_items
 from soundcert.errors import ConfigError, ModelError
 from soundcert.models import build_network, save_weights
 from soundcert.pipeline import Pipeline
-from soundcert.study import collect, load_study, plan, run_study
+from soundcert.runs.executors import LocalExecutor
+from soundcert.study import collect, load_study, plan, run_study, running
 from soundcert.study.cells import asks, cells_of, fits_of, target_radius
 from soundcert.study.choosing import best_cells, choices
 from soundcert.study.cost import expected_draws
@@ -277,6 +278,33 @@ def test_what_was_cut_off_ends_the_same(done: Path, tmp_path: Path) -> None:
         return json.dumps(values)
 
     assert timeless(before) == timeless(after)
+
+
+def test_few_fits_that_are_left_have_the_workers_of_all(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run of three fits is gone: it is done with three workers, and its certificates are what they were."""
+    home = tmp_path / "copy"
+    shutil.copytree(done, home)
+    run = home / "out/cells/splits-waveform-tiny-sigma-0.05/run"
+    before = [{**line, "seconds": 0} for line in lines_of(run)]
+    shutil.rmtree(run)
+    asked: list[int | None] = []
+
+    def executor(workers: int | None) -> LocalExecutor:
+        asked.append(workers)
+        return LocalExecutor(workers)
+
+    @contextlib.contextmanager
+    def here(_: int) -> Iterator[Any]:
+        yield running._now
+
+    monkeypatch.setattr(running, "LocalExecutor", executor)
+    monkeypatch.setattr(running, "_workers", here)
+    run_study(load_study(home / "study.yaml"), home, home / "out", jobs=3)
+    assert asked == [3]
+    assert [{**line, "seconds": 0} for line in lines_of(run)] == before
+    assert [running._share(3, [None] * left) for left in (0, 1, 2, 3, 9)] == [3, 3, 1, 1, 1]  # type: ignore[list-item]
 
 
 def wait_while_alive(group: int) -> None:

@@ -31,7 +31,9 @@ def study(
             "time. May be repeated; the first that has a cell counts.",
         ),
     ] = (),
-    jobs: Annotated[int, Parameter(help="Fits at a time, each on one core.")] = 1,
+    jobs: Annotated[
+        int, Parameter(help="Fits at a time, each on one core; where fewer are sampled, on more.")
+    ] = 1,
     plan: Annotated[
         bool, Parameter(negative="", help="Say what is left to do and what it costs, and stop.")
     ] = False,

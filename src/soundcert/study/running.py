@@ -51,8 +51,9 @@ def run_study(
     """Do what of a study is not done yet.
 
     base: where the study's relative paths start. out: the study's folder. only: names of blocks to work on, all by
-    default. jobs: fits at a time, each in a process with one thread. elsewhere: cells that other results tell of: they
-    compete for the targets, and nothing is done for them. tell: called with a line for each thing done.
+    default. jobs: fits at a time, each in a process of its own; where fewer are left to sample, each has more workers,
+    with which it gives the same certificates. elsewhere: cells that other results tell of: they compete for the
+    targets, and nothing is done for them. tell: called with a line for each thing done.
     """
     elsewhere = elsewhere or {}
     here = [cell for cell in chosen_cells(study, only) if cell.name not in elsewhere]
@@ -70,12 +71,14 @@ def run_study(
         ensembles = [fit for fit in everything if not fit.trains]
         _all([submit(train_fit, fit) for fit in everything if fit.trains], tell)
         refuse_changed(ensembles)  # members that were gone may be there now
-        _all([submit(train_fit, fit) for fit in ensembles], tell)
+        share = _share(jobs, [fit for fit in ensembles if not _certified(fit.folder / "validation")])
+        _all([submit(train_fit, fit, share) for fit in ensembles], tell)
     # Among all cells that were looked at, in whatever call: a part of the grid must not choose by itself.
     wanted = chosen_folders(study, cells_of(study), out, elsewhere)
     testing = [fit for fit in everything if fit.cell.block.test == "all" or fit.folder in wanted]
+    share = _share(jobs, [fit for fit in testing if not finished(fit)])
     with _workers(jobs) as submit:
-        _all([submit(test_fit, fit) for fit in testing], tell)
+        _all([submit(test_fit, fit, share) for fit in testing], tell)
 
 
 def chosen_cells(study: StudyConfig, only: Sequence[str] = ()) -> list[Cell]:
@@ -87,8 +90,11 @@ def chosen_cells(study: StudyConfig, only: Sequence[str] = ()) -> list[Cell]:
     return [cell for cell in cells_of(study) if not only or cell.block.name in only]
 
 
-def train_fit(fit: Fit) -> str:
-    """Train a fit, if it is no ensemble, and look at its validation clips; return what was done, in a line."""
+def train_fit(fit: Fit, workers: int = 1) -> str:
+    """Train a fit, if it is no ensemble, and look at its validation clips; return what was done, in a line.
+
+    workers: for the validation clips; a training has one thread.
+    """
     done = []
     if fit.trains and not (fit.folder / "train.json").exists():
         training = fit.weights.with_suffix(".training")
@@ -107,18 +113,20 @@ def train_fit(fit: Fit) -> str:
         done.append(
             f"trained {result.epochs_run} epochs, {result.score:.1%} of validation draws right in epoch {result.epoch}"
         )
-    if fit.cell.block.choose is not None and _run(fit.choosing(), fit.folder / "validation", fit.folder):
+    if fit.cell.block.choose is not None and _run(
+        fit.choosing(), fit.folder / "validation", fit.folder, workers
+    ):
         done.append("validation clips sampled")
     return f"{fit.name}: {'; '.join(done) or 'trained before'}"
 
 
-def test_fit(fit: Fit) -> str:
+def test_fit(fit: Fit, workers: int) -> str:
     """Certify a fit's testing clips; return what was done, in a line."""
     clean = fit.folder / "clean.json"
     # Of the clips and weights that the run is of: whoever removes the run asks for both anew.
     if not clean.exists() or not (fit.folder / "run" / "run.json").exists():
         write_json(clean, clean_accuracy(fit))
-    done = _run(fit.testing(), fit.folder / "run", fit.folder)
+    done = _run(fit.testing(), fit.folder / "run", fit.folder, workers)
     return f"{fit.name}: {'testing clips certified' if done else 'certified before'}"
 
 
@@ -154,16 +162,23 @@ def _prepare(fit: Fit) -> None:
     partial.replace(fit.folder / "config.yaml")
 
 
-def _run(config: Config, out: Path, base: Path) -> bool:
+def _run(config: Config, out: Path, base: Path, workers: int) -> bool:
     """Certify into a run directory as far as that is not done; return whether there was anything to do."""
     assert config.data is not None
-    begun = (out / "run.json").exists()
-    if begun and (out / "report.json").exists():
+    if _certified(out):
         return False
-    certify_run(
-        config, load_items(config.data, base), out, base=base, resume=begun, executor=LocalExecutor(workers=1)
-    )
+    items, begun = load_items(config.data, base), (out / "run.json").exists()
+    certify_run(config, items, out, base=base, resume=begun, executor=LocalExecutor(workers=workers))
     return True
+
+
+def _certified(run: Path) -> bool:
+    return (run / "run.json").exists() and (run / "report.json").exists()
+
+
+def _share(jobs: int, left: Sequence[Fit]) -> int:
+    """Return the workers that each of the fits that are left may have."""
+    return max(1, jobs // max(1, len(left)))
 
 
 def _logged_seconds(training: Path) -> float:
@@ -203,9 +218,9 @@ def _begin_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _now(work: Callable[[Fit], str], fit: Fit) -> Future[str]:
+def _now(work: Callable[..., str], *args: Any) -> Future[str]:
     out: Future[str] = Future()
-    out.set_result(work(fit))
+    out.set_result(work(*args))
     return out
 
 
@@ -223,7 +238,7 @@ def _all(futures: Sequence[Future[str]], tell: Tell) -> None:
 
 def finished(fit: Fit) -> bool:
     """Whether a fit's testing clips are certified."""
-    return (fit.folder / "run" / "report.json").exists()
+    return _certified(fit.folder / "run")
 
 
 def training_record(fit: Fit) -> dict[str, Any]:
