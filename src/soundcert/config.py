@@ -41,7 +41,21 @@ class _Numbers(BaseModel):
         return value
 
 
-class Decide(_Numbers):
+class _OneLine(type(BaseModel)):  # type: ignore[misc]
+    """Makes a mistake in Python one line as well. What is read from YAML is not called, and `validate` says where it is."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except pydantic.ValidationError as error:
+            raise ConfigError(f"{self.__name__}: {_first_mistake(error, self)}") from None
+
+
+class _Policy(_Numbers, metaclass=cast(Any, _OneLine)):  # type: ignore[metaclass]
+    """A sampling policy, which Python makes too."""
+
+
+class Decide(_Policy):
     """Ask of each radius whether it holds, and stop drawing as soon as that is known either way."""
 
     radii: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = Field(
@@ -61,13 +75,13 @@ class Decide(_Numbers):
         return radii
 
 
-class Estimate(_Numbers):
+class Estimate(_Policy):
     """Draw as many as bring the radius near to what all n draws would certify."""
 
     rel_width: float = Field(0.05, gt=0, lt=1, description="share of that radius that may be given away")
 
 
-class Budget(_Numbers):
+class Budget(_Policy):
     """Share a budget over the clips of a run, where it still raises a radius. Name one of the two."""
 
     passes: int | None = Field(None, ge=1, description="passes over the whole run, pilots included")

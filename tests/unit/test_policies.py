@@ -477,6 +477,20 @@ def test_possible_policies_are_not_refused(policy):
     Sampling(n=CAP, policy=policy).check(SIGMA)
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Decide(radii=()), "Decide: radii: "),
+        (lambda: Decide(radius=1.0), "Decide: unknown field 'radius' \\(did you mean 'radii'\\?\\)"),
+        (lambda: Estimate(rel_width=-1), "Estimate: rel_width: should be greater than 0, got -1"),
+        (lambda: Budget(), "Budget: name either passes or seconds"),
+    ],
+)
+def test_a_mistake_in_a_policy_made_in_python_is_one_line(make, said):
+    with pytest.raises(ConfigError, match=f"^{said}.*$"):
+        make()
+
+
 def test_a_budget_is_no_plan_of_one_clip():
     with pytest.raises(ConfigError, match="certify them together"):
         plan_of(Budget(passes=10), classes=2, n0=10, n=100, alpha=ALPHA, sigma=SIGMA)
