@@ -483,7 +483,7 @@ def test_possible_policies_are_not_refused(policy):
         (lambda: Decide(radii=()), "Decide: radii: "),
         (lambda: Decide(radius=1.0), "Decide: unknown field 'radius' \\(did you mean 'radii'\\?\\)"),
         (lambda: Estimate(rel_width=-1), "Estimate: rel_width: should be greater than 0, got -1"),
-        (lambda: Budget(), "Budget: name either passes or seconds"),
+        (Budget, "Budget: name either passes or seconds"),
     ],
 )
 def test_a_mistake_in_a_policy_made_in_python_is_one_line(make, said):
