@@ -125,6 +125,8 @@ def _split(study: StudyConfig, fit: Fit) -> dict[str, Any]:
             "data": run.info["identity"]["data"],
             "weights": run.info["identity"]["model"],
             "alpha": run.certify["alpha"],
+            "n": run.certify["n"],
+            "engine": run.contract.get("engine"),
             "clips": len(run.usable),
             "reached": {f"{t:g}": _at_target(run.good, t) for t in study.targets},
             # What `tied` asks of records.

@@ -64,9 +64,10 @@ def _figures(results: Results, block: str, cells: Sequence[Mapping[str, Any]]) -
     rows = []
     for cell in cells:
         t = cell["testing"]
-        waveform = "median_snr_db" in t
-        ratio = t.get("median_snr_db", t.get("median_norm_ratio_db"))
-        level = "–" if ratio is None else f"{format_up(ratio, decimals=2)} dB{'' if waveform else ' *'}"
+        snr, ratio = (
+            f"{format_up(t[key], decimals=2)} dB" if key in t else "–"
+            for key in ("median_snr_db", "median_norm_ratio_db")
+        )
         good = round(t.get("smoothed_accuracy", 0.0) * t.get("smoothed_accuracy_over", 0))
         rows.append(
             (
@@ -78,7 +79,8 @@ def _figures(results: Results, block: str, cells: Sequence[Mapping[str, Any]]) -
                 _percent(t.get("smoothed_accuracy", 0.0), t.get("smoothed_accuracy_over", 0)),
                 _percent(t["abstained"] / max(1, t["clips"]), t["clips"]),
                 format_down(t["median_radius"], significant=4) if "median_radius" in t else "–",
-                level,
+                snr,
+                ratio,
                 percent(_share_count(t["saturated_share_of_certified"], t["certified"]), t["certified"])
                 if good
                 else "–",
@@ -93,10 +95,10 @@ def _figures(results: Results, block: str, cells: Sequence[Mapping[str, Any]]) -
         f"Block {block}: n = {testing['n']}, α = {testing['alpha']:g}. Accuracies and abstentions are over all clips that "
         "could be read, abstentions counting as wrong; smoothed accuracy is the certified accuracy at a positive radius. "
         "Medians are over certified and correct clips, displacement and sensitivity over all. "
-        "Saturated: share of certificates at the Monte-Carlo ceiling. An asterisk marks a norm ratio of features, "
-        "which is no SNR and is not comparable with one.",
+        "Saturated: share of certificates at the Monte-Carlo ceiling. The norm ratio of features is no SNR and is not "
+        "comparable with one.",
         ("data", "contract", "cell", "clips", "clean", "smoothed", "abstained", "median radius", "SNR-equivalent",
-         "saturated", "displacement", "sensitivity", "passes a clip"),
+         "norm ratio (features)", "saturated", "displacement", "sensitivity", "passes a clip"),
         tuple(rows),
         left=3,
     )  # fmt: skip
@@ -142,6 +144,7 @@ def _targets(results: Results, reached: Mapping[str, Any]) -> Table:
                 f"{target} dB",
                 *_counted(figure),
                 "; ".join(varied(cells[name]) for name in figure["cells"]),
+                "; ".join(dict.fromkeys(_sampled(cells[name]) for name in figure["cells"])),
                 *_counted(one),
             )
         )
@@ -158,18 +161,28 @@ def _targets(results: Results, reached: Mapping[str, Any]) -> Table:
         f"targets-{reached['data']}-{reached['pipeline']}",
         f"{results['data'][reached['data']]['title']}, {reached['contract']} ({reached['pipeline']}): certified accuracy "
         "against every perturbation of the file's samples at the SNR or quieter, proven through the front, "
-        f"α = {reached['alpha']:g}. For each target the σ and model that validation clips chose for it; and the one that "
+        f"α = {reached['alpha']:g}, one class against all others. For each target the σ and model that validation clips chose for it; and the one that "
         f"they chose for all targets: {names}. {intervals}",
         (
             "SNR",
             "certified accuracy",
             "95 % interval",
             "chosen by validation",
+            "draws a clip",
             "one model",
             "95 % interval",
         ),
         tuple(rows),
     )
+
+
+def _sampled(cell: Mapping[str, Any]) -> str:
+    """Return how a cell's testing clips were sampled, and what computed the classifier that was certified."""
+    whole = cell.get("testing")
+    parts = [s["testing"] for s in cell["splits"] if "testing" in s]
+    n = whole["n"] if whole else next((p["n"] for p in parts if "n" in p), None)
+    engine = whole["contract"].get("engine") if whole else next((p.get("engine") for p in parts), None)
+    return ", ".join(["–" if n is None else f"up to {n:,}", *([engine] if engine else [])])
 
 
 def _counted(figure: Mapping[str, Any]) -> tuple[str, str]:

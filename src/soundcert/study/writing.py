@@ -53,10 +53,7 @@ def markdown(results: Results, pictures: list[str], command: str) -> str:
     lines += [
         f"- **{escaped(d['title'])}**: {escaped(d['note'])}" for d in results["data"].values() if d["note"]
     ]
-    lines += [
-        "",
-        "Epochs, σ, floors and models are chosen on validation clips; testing clips are certified once, by what was chosen.",
-    ]
+    lines += ["", _choices(results)]
     if results["unfinished"]:
         names = ", ".join(f"`{name}`" for name in results["unfinished"])
         lines += ["", f"> **Not finished:** {names}. What depends on them is left out."]
@@ -82,6 +79,27 @@ def markdown(results: Results, pictures: list[str], command: str) -> str:
     lines += ["", "## How it was chosen, and what it cost"]
     lines += [line for t in rest for line in _markdown_table(t)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _choices(results: Results) -> str:
+    """Say who chose, and how many cells testing clips were certified in beside those that are chosen."""
+    said = "Epochs, σ, floors and models are chosen on validation clips; testing clips have no part in any choice."
+    chosen = {choice["cell"] for choice in results["choices"]}
+    competing = {choice["data"] for choice in results["choices"]}
+    tested = {
+        cell["name"]
+        for cell in results["cells"]
+        if cell["data"] in competing
+        and "validation_share_at_target" in cell
+        and any("testing" in split for split in cell["splits"])
+    }
+    if others := tested - chosen:
+        said += (
+            f" {len(tested)} of the cells that compete were certified on testing clips, and {len(tested & chosen)} of them "
+            f"are chosen: the other {len(others)} were chosen while the grid was smaller, or are tested in any case, and "
+            f"stand in {RESULTS} too."
+        )
+    return said
 
 
 def _markdown_table(table: Table) -> list[str]:
