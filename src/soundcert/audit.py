@@ -30,6 +30,7 @@ from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.sampling import cpu_count, single_threaded
 from soundcert.stages import Clip as ClipStage
 from soundcert.stages import Fit, Quantize, Resample
+from soundcert.stages.base import row_norm
 from soundcert.transport import Transported, carry
 
 FULL_SCALE_SAMPLES = 4
@@ -215,7 +216,7 @@ def _audit_clip(
     # What the draws allow, by which a pipeline is judged; and what `decide` asks about, which may be less.
     most = bounds.monte_carlo_ceiling(sigma, n, left.alpha, asked.bound)
     ceiling = asked.policy.radii[-1] if isinstance(asked.policy, Decide) else most
-    norm = float(torch.linalg.vector_norm(trace[-1]))
+    norm = float(row_norm(trace[-1].unsqueeze(0))[0])
 
     def in_file(radius: float) -> Transported | None:
         try:

@@ -233,7 +233,7 @@ def radius_views(cert: Certificate, radius: float, file: Transported | None) -> 
     if contract.about_waveform:
         rms = cert.object_norm / math.sqrt(contract.dimension)
         if cert.rate and rms > 0:
-            out["burst_20ms_db"] = burst_level_db(radius, rms, cert.rate)
+            out["burst_20ms_db"] = burst_level_db(radius, rms, cert.rate, channels=contract.channels or 1)
     if file is not None and file.radius > 0:
         out["file_radius"] = file.radius
         if file.norm > 0:

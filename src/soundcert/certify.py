@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from soundcert import bounds
@@ -33,6 +32,7 @@ from soundcert.policies import Pilot, Sampled, check_policy, known, pilot_plan, 
 from soundcert.randomness import NoiseKey, fresh_seed
 from soundcert.sampling import WATCHDOG, Job, Plan, Task, count_votes, run_tasks
 from soundcert.stages import Model
+from soundcert.stages.base import row_norm
 
 CHANGED = "expected the recording that its pilot was drawn on, got another: it has changed meanwhile"
 # Base classifiers that are kept ready: each shape of object has its own, and recordings may all differ in length.
@@ -172,7 +172,8 @@ class SmoothedClassifier:
                 yield Task(base, v.to(base.device), sampling.seed, clip.digest, plan)
 
         for sampled in run_tasks(tasks(), workers=self._workers, watchdog=self._watchdog):
-            yield conclude(*waiting.popleft(), sampled, sampling)
+            clip, route, trace, base = waiting.popleft()
+            yield conclude(clip, route, trace, base.labels, base.computed_by, sampled, sampling)
 
     def _prepared(
         self, clips: Iterable[Clip], sampling: Sampling, failed: dict[str, str] | None
@@ -382,16 +383,17 @@ def conclude(
     clip: Clip,
     route: Route,
     trace: list[Tensor],
-    base: BaseClassifier,
+    labels: Sequence[str],
+    computed_by: str,
     sampled: Sampled,
     sampling: Sampling,
 ) -> Certificate:
-    """Turn the counts of the fresh sample into a certificate."""
+    """Turn the counts of the fresh sample into a certificate. labels, computed_by: the base classifier's."""
     aside = set_aside(route, sampling.n, sampling.alpha)
     certificate = Certificate(
         clip=clip.name,
         digest=clip.digest,
-        candidate=base.labels[sampled.top],
+        candidate=labels[sampled.top],
         count=int(sampled.counts[sampled.top]),
         n=sampled.n,
         n0=sampled.first,
@@ -399,8 +401,8 @@ def conclude(
         seed=sampling.seed,
         bound=sampling.bound,
         sigma=float(route.noise.sigma),
-        object_norm=float(torch.linalg.vector_norm(trace[-1])),
-        contract=read_contract(route, base.computed_by),
+        object_norm=float(row_norm(trace[-1].unsqueeze(0))[0]),
+        contract=read_contract(route, computed_by),
         rate=route.object.rate,
         lsb=clip.lsb,
         policy=sampling.policy_name,

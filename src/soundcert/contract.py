@@ -22,6 +22,8 @@ ContractKind = Literal[
 ]
 #: Families of stages that decide what a model hears, and one stage of theirs that hardly does.
 _HEARD, _UNHEARD = ("gain", "noise", "range", "feature"), "quantize"
+#: Families whose law is tested here.
+_NOISES = (GaussianNoise.name, LatticeNoise.name)
 Location = Literal["input", "waveform after gain", "waveform", "feature", "latent"]
 
 
@@ -32,6 +34,7 @@ class Contract:
     windows, vote: how the base classifier reads a long recording, below the noise. cut: how recordings were cut
     into clips above it, each with a certificate of its own. trained_otherwise: gains, noise and features that the
     model was trained with, by its weight file, beside those that stand here; None where they are the same, or unknown.
+    channels: of a waveform that has several; `dimension` counts the values of all.
     """
 
     kind: ContractKind
@@ -54,6 +57,7 @@ class Contract:
     vote: str | None = None
     cut: str | None = None
     trained_otherwise: str | None = None
+    channels: int | None = None
     gain: float | None = None
     object_norm: float | None = None
     raw_radius: float | None = None
@@ -150,6 +154,11 @@ class Contract:
             out.append(
                 "The radius is not a distance between the signals that the model hears after these changes."
             )
+        if self.noise not in _NOISES:
+            out.append(
+                f"Nothing about whether `{self.noise}` draws normal noise of that σ, coordinate by coordinate: its author "
+                "says so."
+            )
         if self.lattice_step is None:
             out.append(
                 "Nothing about what rounding in floating point does to Gaussian noise: the proof is about real numbers "
@@ -244,6 +253,7 @@ def read_contract(route: Route, engine: str = "torch fp32") -> Contract:
         vote=windows.vote_words() if windows else None,
         cut=route.file.cut,
         trained_otherwise=_trained_otherwise(route),
+        channels=space.channels if space.channels > 1 else None,
     )
 
 

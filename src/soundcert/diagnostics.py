@@ -63,15 +63,18 @@ def snr_db(norm: float, radius: float) -> float:
     return norm_ratio_db(norm, radius)
 
 
-def burst_level_db(radius: float, rms: float, rate: int, seconds: float = BURST_SECONDS) -> float:
+def burst_level_db(
+    radius: float, rms: float, rate: int, seconds: float = BURST_SECONDS, channels: int = 1
+) -> float:
     """Return the level of a perturbation that spends all of R within 20 ms, in dB of the clip's RMS.
 
-    20·log10((R/√(rate·seconds))/rms), rounded down. It does not grow with the clip's length: below 0 dB,
-    even a burst is quieter than the clip is on average.
+    20·log10((R/√w)/rms) with w = rate·seconds·channels values, rounded down. It does not grow with the clip's length:
+    below 0 dB, even a burst is quieter than the clip is on average. rms: over all values of all channels, each of
+    which the burst may change.
     """
     if not (radius > 0 and rms > 0 and rate > 0):
         raise ConfigError(f"radius, rms and rate must be positive, got {radius!r}, {rms!r}, {rate!r}")
-    window = max(1, round(rate * seconds))
+    window = max(1, math.ceil(round(rate * seconds, 6))) * channels
     return -norm_ratio_db(rms * math.sqrt(window), radius)
 
 

@@ -134,6 +134,11 @@ class Pipeline:
         self.noise_index = noises[0]
         noise = built[self.noise_index]
         assert isinstance(noise, NoiseStage)
+        if not vars(type(noise)).get("normal"):
+            raise ConfigError(
+                f"{noise.name}: every radius here is proven for normal noise, and this class does not say that it draws "
+                "such: give it `normal: ClassVar[bool] = True` if its `perturb_` draws N(0, σ²) for each coordinate"
+            )
         built[self.noise_index] = noise.below(built[self.noise_index - 1] if self.noise_index else None)
         self.stages: tuple[Stage, ...] = tuple(built)
         for i, stage in enumerate(built[:-1]):

@@ -43,6 +43,11 @@ class Space:
         """Samples along time, for a waveform."""
         return self.shape[-1]
 
+    @property
+    def channels(self) -> int:
+        """Channels of a waveform; 1 for anything else."""
+        return self.shape[0] if self.kind == "waveform" and len(self.shape) > 1 else 1
+
     def evolve(self, **changes: Any) -> Space:
         return replace(self, **changes)
 

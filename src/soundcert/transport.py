@@ -16,6 +16,7 @@ from torch import Tensor
 from soundcert.errors import TransportError, did_you_mean
 from soundcert.pipeline import Route
 from soundcert.stages import Quantize
+from soundcert.stages.base import row_norm
 
 # Rounding to nearest in float32 moves a value x by at most 2^-24·|x| (or 2^-150 near zero).
 _ROUNDING = 2.0**-24
@@ -130,4 +131,4 @@ def carry(
         current = max(0.0, float(bound[0]))
         chain.append(Step(described, names[index], current))
     label = name if name in ("file", "object") else names[stop]
-    return Transported(label, current, float(torch.linalg.vector_norm(points[stop])), tuple(chain))
+    return Transported(label, current, float(row_norm(points[stop].unsqueeze(0))[0]), tuple(chain))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +18,17 @@ from soundcert import bounds
 from soundcert.audio import load_clip
 from soundcert.certify import Sampling, SmoothedClassifier
 from soundcert.cli import run as command_line
-from soundcert.config import load_config
+from soundcert.config import Config, load_config, validate
 from soundcert.data import load_items
 from soundcert.diagnostics import norm_ratio_db
 from soundcert.errors import ConfigError, RunError
 from soundcert.models import load_weights, save_weights
 from soundcert.pipeline import Pipeline
-from soundcert.runs import certify_run, verify_run
+from soundcert.policies import Sampled
+from soundcert.runs import certify_run, open_run, verify_run
 from soundcert.runs import replay as replaying
 from soundcert.runs.directory import RunDirectory
+from soundcert.runs.judging import Judge, surprise
 from soundcert.runs.recomputing import recompute
 from soundcert.runs.replay import near_ties
 from soundcert.sampling import Task
@@ -210,12 +213,31 @@ def test_a_number_that_does_not_follow_from_the_counts_is_found(copied, what):
     assert any(words in text and "low/1.wav" in text for text in wrong), wrong
 
 
+def forge(run: Path, name: str, count: int) -> None:
+    """A forger who has soundcert, too: all that follows from the count and the recording agrees."""
+    opened = open_run(run)
+    config = validate(Config, opened.info["config"], "run.json")
+    pipe, base = Pipeline.from_config(config, run.parent), run.parent
+    (item,) = (i for i in load_items(config.data, base) if i.name.endswith(name))
+    clip = item.load()
+    judge, route = Judge(opened, pipe, Sampling.of(config.certify)), pipe.route(clip.space)
+
+    def change(row: dict[str, Any]) -> None:
+        counts = np.array([count if label == row["candidate"] else 0 for label in opened.info["labels"]])
+        sampled = Sampled(int(counts.argmax()), counts, row["n"], row["n0"])
+        row.update(judge._says(clip, route, pipe.front_trace(clip), opened.info["labels"], sampled, row))
+
+    edit_record(run, name, change)
+
+
+def told_anew(run: Path) -> None:
+    edit(run / "report.json", lambda report: report.update(summary=open_run(run).summary))
+
+
 def test_a_consistent_forgery_is_found_by_drawing_again(copied):
     run = copied / "fixed"
-    edit_record(run, "even.wav", lambda row: raised(row, 400))
+    forge(run, "even.wav", 400)
     report = json.loads((run / "report.json").read_text())
-    from soundcert.runs import open_run
-
     report["summary"] = json.loads(json.dumps(open_run(run).summary))
     (run / "report.json").write_text(json.dumps(report))
     assert found(run, sample=0) == {}  # nothing but the draws can tell
@@ -227,7 +249,82 @@ def test_a_consistent_forgery_is_found_by_drawing_again(copied):
 @pytest.mark.parametrize("key", ["object_norm", "gain", "dimension"])
 def test_facts_about_a_clip_are_compared_when_it_is_certified_again(copied, key):
     edit_record(copied / "fixed", "low/1.wav", lambda r: r.update({key: r[key] * 1.01}))
-    assert any(f"{key} is" in text for text in found(copied / "fixed")["certified again"])
+    wrong = found(copied / "fixed")
+    assert any(f"{key} is" in text for text in wrong["certified again"])
+    assert any(f"{key} is" in text for text in wrong["recordings"])
+
+
+@pytest.mark.parametrize(
+    ("view", "factor"), [("file_radius", 1.01), ("file_snr_db", 0.99), ("burst_20ms_db", 0.9)]
+)
+def test_what_follows_from_a_recording_is_compared_without_drawing(copied, view, factor):
+    edit_record(copied / "fixed", "low/1.wav", lambda r: r["views"].update({view: r["views"][view] * factor}))
+    told_anew(copied / "fixed")
+    wrong = found(copied / "fixed", sample=0)
+    assert list(wrong) == ["recordings"]
+    assert f"views.{view} is" in wrong["recordings"][0]
+
+
+def test_counts_that_are_all_a_little_too_high_are_found_under_other_noise(copied):
+    """Found by a reviewer: who says that other noise was drawn is judged by chance, and clip by clip that bears much."""
+    run = copied / "fixed"
+    names = [r["clip"] for r in records(run) if r["status"] != "failed"]
+    for name in names:
+        forge(run, name, 400)
+    told_anew(run)
+    edit(
+        run / "run.json",
+        lambda facts: (facts["environment"].update(noise=1), facts["identity"].update(noise="x")),
+    )
+    result = verify_run(run, sample=99)
+    assert not result.agrees
+    assert any("together" in text or "drawn again" in text for c in result.checks for text in c.disagreements)
+
+
+def test_the_joint_surprise_is_what_it_says():
+    """Two clips of few draws, enumerated; and honest counts are hardly ever that surprising."""
+    pairs = [((9, 10), (5, 10)), ((10, 10), (8, 9))]  # failures 1 and 5 of 6; 0 and 1 of 1
+    first = [math.comb(10, k) * math.comb(10, 6 - k) / math.comb(20, 6) for k in range(7)]
+    second = [9 / 19, 10 / 19]
+    both = sum(a * b for k, a in enumerate(first) for j, b in enumerate(second) if k + j <= 1)
+    assert surprise(pairs) == pytest.approx(both)
+    assert surprise([((400, 400), (390, 400))] * 5) < 1e-6 < surprise([((400, 400), (390, 400))])
+    rng = np.random.default_rng(0)
+    p = [
+        surprise(
+            [
+                ((int(a), 200), (int(b), 200))
+                for a, b in rng.binomial(200, rng.uniform(0.5, 1, (5, 1)), (5, 2))
+            ]
+        )
+        for _ in range(2000)
+    ]
+    assert np.mean(np.array(p) <= 0.01) <= 0.02
+
+
+def test_what_a_report_says_of_its_settings_is_compared(copied):
+    """Found by a reviewer: α, n and the split of report.json could be changed unseen, and the labels of run.json."""
+    run = copied / "fixed"
+    edit(run / "report.json", lambda report: report["certify"].update(alpha=1e-6, n=10**6))
+    assert any("certify.alpha is 1e-06" in text for text in found(run, sample=0)["report.json"])
+    edit(run / "report.json", lambda report: report["data"].update(split="testing"))
+    assert any("data.split is 'testing'" in text for text in found(run, sample=0)["report.json"])
+    edit(run / "run.json", lambda facts: facts.update(labels=["high", "loud"]))
+    assert any("labels" in text for text in found(run, sample=0)["config, model and data list"])
+
+
+def test_a_clip_that_failed_for_its_length_alone_agrees(tmp_path):
+    """Found by a reviewer: on a lattice a long clip may leave nothing of a small α, and was called usable."""
+    write(tmp_path / "clips" / "low" / "a.wav", write_tone_model(tmp_path / "tones.safetensors"))
+    write(tmp_path / "clips" / "high" / "long.wav", np.tile(tone(HIGH, 1), 40))
+    stages = [s.replace("-18", "-23") for s in LATTICE if not s.startswith("fit")]
+    text = yaml_of(stages).replace("n: 30", "n: 400").replace("alpha: 0.001", "alpha: 1.0e-10")
+    (tmp_path / "x.yaml").write_text(text)
+    settings = load_config(tmp_path / "x.yaml")
+    assert settings.data is not None
+    certify_run(settings, load_items(settings.data, tmp_path), tmp_path / "run", base=tmp_path)
+    assert "failed" in {r["status"] for r in records(tmp_path / "run")}
+    assert found(tmp_path / "run") == {}
 
 
 def test_records_of_earlier_versions_need_not_say_how_many_values(copied):

@@ -90,7 +90,7 @@ def certify_run(
     if route:
         for name in report_in:
             check_space(route, name)
-    identity = identity_of(pipe, items, sampling, report_in, engine)
+    identity = identity_of(pipe, items, sampling, report_in, engine, budget.tries)
     settings = config.model_dump(mode="json", exclude_none=True)
     info = {
         "soundcert": _version(),
@@ -120,7 +120,7 @@ def certify_run(
                 "format": 1,
                 "contract": info["contract"],
                 "certify": settings["certify"],
-                "data": _data(settings.get("data") or {}),
+                "data": data_facts(settings.get("data") or {}),
                 "summary": summary,
             }
             write_json(out / "report.json", report)
@@ -130,7 +130,12 @@ def certify_run(
 
 
 def identity_of(
-    pipe: Pipeline, items: Sequence[Item], sampling: Sampling, report_in: Sequence[str], engine: str
+    pipe: Pipeline,
+    items: Sequence[Item],
+    sampling: Sampling,
+    report_in: Sequence[str],
+    engine: str,
+    tries: int = 1,
 ) -> dict[str, str]:
     """Return the digests of config, model and data list, and what draws the noise: what a resumed run must share."""
     stages = _placeless(pipe.to_specs())
@@ -142,7 +147,7 @@ def identity_of(
             {
                 "pipeline": stages,
                 "labels": list(pipe.labels or ()),
-                "certify": sampling.to_dict(),
+                "certify": {**sampling.to_dict(), **({"tries": tries} if tries > 1 else {})},
                 "report_in": list(report_in),
                 "engine": engine,
             }
@@ -169,7 +174,7 @@ def _placeless(specs: Iterable[Mapping[str, Mapping[str, Any]]]) -> list[Any]:
     return out
 
 
-def _data(data: dict[str, Any]) -> dict[str, Any]:
+def data_facts(data: dict[str, Any]) -> dict[str, Any]:
     part = split_words(data)
     return data if part is None else {**data, "split": part}
 

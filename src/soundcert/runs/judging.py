@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from soundcert.audio import Clip
 from soundcert.certify import Sampling, SmoothedClassifier, conclude, level_of
+from soundcert.classifier import computed_by
 from soundcert.config import Budget, Decide, Estimate
 from soundcert.data import Item
-from soundcert.pipeline import Pipeline
+from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot, Sampled, needed, pilot_plan, rules
 from soundcert.randomness import Purpose
 from soundcert.runs.certify_run import SHARES, engine_of, environment
@@ -31,15 +35,11 @@ class Judge:
 
     def __init__(self, run: Run, pipe: Pipeline, sampling: Sampling) -> None:
         chosen = engine_of(run.info, run.path / RUN)
-        self._sampling, self._pipe = sampling, pipe
+        self._run, self._sampling, self._pipe = run, sampling, pipe
+        runtime = pipe.model.runtime if pipe.model else None
+        self._computed_by = computed_by(chosen.engine, chosen.precision, chosen.device, runtime)
         self._report_in: Sequence[str] | None = run.info.get("report_in")
-        self._classifier = SmoothedClassifier(
-            pipe,
-            micro_batch=chosen.micro_batch,
-            engine=chosen.engine,
-            precision=chosen.precision,
-            device=chosen.device,
-        )
+        self._chosen = chosen
         then, now = run.info.get("environment", {}), environment()
         if type(pipe.noise) is GaussianNoise and chosen.device == "cpu":
             parts = ["noise"]
@@ -50,6 +50,17 @@ class Judge:
         self._shares: Mapping[str, Any] = {}
         if isinstance(sampling.policy, Budget):
             self._shares = read_json(run.path / SHARES)
+
+    @cached_property
+    def _classifier(self) -> SmoothedClassifier:
+        chosen = self._chosen
+        return SmoothedClassifier(
+            self._pipe,
+            micro_batch=chosen.micro_batch,
+            engine=chosen.engine,
+            precision=chosen.precision,
+            device=chosen.device,
+        )
 
     def again(self, record: Mapping[str, Any], item: Item) -> dict[str, Any]:
         """Return how one clip's draws, made again, compare with its record."""
@@ -75,11 +86,7 @@ class Judge:
         kind = self._compare(record, base.labels, task, made, found)
         if kind != "contradicted":
             sampled = made.result if kind == "identical" else self._as_recorded(record, base.labels)
-            certificate = conclude(clip, route, trace, base, sampled, sampling)
-            again = certificate.to_dict()
-            if certificate.status == "certified" and (spaces := self._spaces(record)):
-                again["spaces"] = {name: in_space(certificate, name) for name in spaces}
-            found += _facts(record, again)
+            found += self._unlike(record, self._says(clip, route, trace, base.labels, sampled, record))
         count = int(made.result.counts[base.labels.index(record["candidate"])]) if not found else None
         return {
             "clip": clip.name,
@@ -88,6 +95,40 @@ class Judge:
             "again": [count if count is not None else int(made.result.counts.max(initial=0)), made.result.n],
             "disagreements": found,
         }
+
+    def follows(self, record: Mapping[str, Any], clip: Clip, route: Route) -> list[str]:
+        """Return what a record says of its clip that does not follow from its counts; nothing is drawn."""
+        labels = self._run.info.get("labels") or self._pipe.labels or ()
+        if record["candidate"] not in labels:
+            return [f"{clip.name}: the candidate {record['candidate']!r} is none of the model's labels"]
+        sampled = self._as_recorded(record, labels)
+        return self._unlike(
+            record, self._says(clip, route, self._pipe.front_trace(clip), labels, sampled, record)
+        )
+
+    def _says(
+        self,
+        clip: Clip,
+        route: Route,
+        trace: list[Tensor],
+        labels: Sequence[str],
+        sampled: Sampled,
+        record: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return what a record must say where the draws are `sampled`."""
+        certificate = conclude(clip, route, trace, labels, self._computed_by, sampled, self._sampling)
+        out = certificate.to_dict()
+        if certificate.status == "certified" and (spaces := self._spaces(record)):
+            out["spaces"] = {name: in_space(certificate, name) for name in spaces}
+        return out
+
+    def _unlike(self, record: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
+        # Not what a certificate says; or of other draws; or not said by records of earlier versions.
+        left_out = {"clip", "truth", "recording", "seconds"}
+        left_out |= set() if self.same_noise else {"displacement", "sensitivity"}
+        left_out |= {"dimension"} - record.keys()
+        have, want = ({k: v for k, v in facts.items() if k not in left_out} for facts in (record, want))
+        return [f"{record['clip']}: {text}" for text in differences(have, want, "", FRONT)]
 
     def _share(self, digest: str, found: list[str]) -> tuple[Pilot, int] | None:
         entry = self._shares.get(digest)
@@ -231,10 +272,18 @@ def _plausible(a: int, n: int, b: int, m: int) -> bool:
     return n == 0 or m == 0 or float(fisher_exact([[a, n - a], [b, m - b]]).pvalue) > SURPRISE
 
 
-def _facts(record: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
-    """Return what a record says of a clip, beside its counts, that certifying it again does not."""
-    left_out = ["clip", "truth", "recording", "seconds"]  # not what a certificate says
-    left_out += ["dimension"] if "dimension" not in record else []  # records of earlier versions do not say
-    have = {key: value for key, value in record.items() if key not in left_out}
-    want = {key: value for key, value in again.items() if key not in left_out}
-    return [f"{record['clip']}: {text}" for text in differences(have, want, "", FRONT)]
+def surprise(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+    """Return how probable it is, of (recorded, again) counts of n draws, that so few failures are recorded ones.
+
+    Given a clip's failures in both, the recorded ones are hypergeometric; over clips they add up. One-sided, since a record
+    that claims too little harms nobody; and of all clips together, since each by itself bears much.
+    """
+    from scipy.signal import fftconvolve
+    from scipy.stats import hypergeom
+
+    law, seen = np.ones(1), 0
+    for (told, n), (got, m) in pairs:
+        failures = n - told + m - got
+        law = fftconvolve(law, hypergeom.pmf(np.arange(failures + 1), n + m, failures, n))
+        seen += n - told
+    return float(law[: seen + 1].sum())

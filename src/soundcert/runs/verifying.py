@@ -23,10 +23,10 @@ from soundcert.config import Config, validate
 from soundcert.contract import read_contract
 from soundcert.data import Item, load_items
 from soundcert.errors import ConfigError, RunError, SoundcertError
-from soundcert.pipeline import Pipeline
-from soundcert.runs.certify_run import check_labels, engine_of, identity_of
+from soundcert.pipeline import Pipeline, Route
+from soundcert.runs.certify_run import check_labels, data_facts, engine_of, identity_of
 from soundcert.runs.directory import RUN, read_json
-from soundcert.runs.judging import Judge
+from soundcert.runs.judging import SURPRISE, Judge, surprise
 from soundcert.runs.reading import Run, open_run
 from soundcert.runs.recomputing import SAME, alike, differences, recompute
 from soundcert.runs.summary import summarise
@@ -123,14 +123,15 @@ def verify_run(
         files.unread = str(error)
         return Verification(path, checks, [], None)
     files.name = "config, model and data list"
-    files.see(*_digests(run, pipe, items, sampling))
+    files.see(*_digests(run, pipe, items, sampling, config.certify.tries))
     checks.append(_list(run, items))
     recordings = Check("recordings")
     checks.append(recordings)
     usable = []
     places = {item.name: item for item in items}
+    judge = Judge(run, pipe, sampling)
     for number, record in enumerate(run.records, start=1):
-        clip = _recording(pipe, places.get(record["clip"]), record, sampling, recordings)
+        clip = _recording(pipe, places.get(record["clip"]), record, sampling, judge, recordings)
         if clip is not None and record["status"] != "failed":
             usable.append(record)
         if progress:
@@ -142,7 +143,6 @@ def verify_run(
     checks.append(again)
     sampled = []
     if chosen:
-        judge = Judge(run, pipe, sampling)
         for number, index in enumerate(chosen, start=1):
             found = judge.again(usable[index], places[usable[index]["clip"]])
             sampled.append(found)
@@ -151,7 +151,20 @@ def verify_run(
                 progress(number, len(chosen), found["clip"])
         kinds = [f["counts"] for f in sampled]
         again.note = ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds))
+        if not judge.same_noise:
+            again.note += "; by other noise than the run's, which shows gross differences alone"
+            again.disagreements += _together(sampled)
     return Verification(path, checks, sampled, seed)
+
+
+def _together(sampled: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say that the counts of several clips, each of them possible, are too high together."""
+    p = surprise([(s["recorded"], s["again"]) for s in sampled if s["counts"] != "contradicted"])
+    if p > SURPRISE:
+        return []
+    return [
+        f"the recorded counts are together higher than those drawn again, by chance with probability {p:.1g}"
+    ]
 
 
 # --- what the directory says of itself -------------------------------------------------------------
@@ -182,7 +195,12 @@ def _summary(run: Run) -> Check:
         out.note = "there is none yet"
         return out
     told = read_json(file)
-    out.see(*differences(told.get("contract"), run.info.get("contract"), "contract"))
+    config = run.info["config"]
+    out.see(
+        *differences(told.get("contract"), run.info.get("contract"), "contract"),
+        *differences(told.get("certify"), config.get("certify"), "certify"),
+        *differences(told.get("data"), data_facts(config.get("data") or {}), "data"),
+    )
     summary = told.get("summary")
     # A figure that an earlier version did not give says nothing false.
     want = {k: v for k, v in summarise(run.records).items() if not isinstance(summary, dict) or k in summary}
@@ -193,7 +211,7 @@ def _summary(run: Run) -> Check:
 # --- against the files -----------------------------------------------------------------------------
 
 
-def _digests(run: Run, pipe: Pipeline, items: Sequence[Item], sampling: Sampling) -> list[str]:
+def _digests(run: Run, pipe: Pipeline, items: Sequence[Item], sampling: Sampling, tries: int) -> list[str]:
     """Return which parts of the run's identity are not those of its config, model and data list now."""
     chosen = engine_of(run.info, run.path / RUN)
     runtime = pipe.model.runtime if pipe.model else None
@@ -202,31 +220,42 @@ def _digests(run: Run, pipe: Pipeline, items: Sequence[Item], sampling: Sampling
     spaces = run.info.get("report_in")
     if spaces is None:
         spaces = list(dict.fromkeys(name for r in run.records for name in r.get("spaces", ())))
-    now = identity_of(pipe, items, sampling, spaces, engine)
+    now = identity_of(pipe, items, sampling, spaces, engine, tries)
     told = run.info["identity"]
     out = [
         f"{key}: the run says {told.get(key)}, it is {value}"
         for key, value in now.items()
         if key != "noise" and told.get(key) != value  # by it the draws are judged
     ]
-    route = next((r for r in _routes(pipe, items)), None)
+    out += differences(run.info.get("labels"), list(pipe.labels or ()), "labels")
+    route = next(_routes(pipe, items, sampling), None)
     if route is not None:
         contract = read_contract(route, engine)
         derived = contract.to_dict()
-        if "trained_otherwise" not in run.contract:  # runs of earlier versions do not say
-            derived.pop("trained_otherwise", None)
+        for later in ("trained_otherwise", "channels"):
+            if later not in run.contract:  # runs of earlier versions do not say
+                derived.pop(later, None)
         out += differences(run.info.get("contract"), derived, "contract")
         if run.info.get("statement") != contract.statement():
             out.append("the statement is not the one that this version derives from the pipeline")
     return out
 
 
-def _routes(pipe: Pipeline, items: Sequence[Item]) -> Iterator[Any]:
+def _routes(pipe: Pipeline, items: Sequence[Item], sampling: Sampling) -> Iterator[Route]:
     for item in items:
         try:
-            yield pipe.route(item.load().space)
+            clip = item.load()
+            route = pipe.route(clip.space)
+            _check_usable(pipe, clip, route, sampling)
         except SoundcertError:
             continue
+        yield route
+
+
+def _check_usable(pipe: Pipeline, clip: Clip, route: Route, sampling: Sampling) -> None:
+    """Raise SoundcertError where a clip can be read and still cannot be certified."""
+    route.noise.held(pipe.object_of(clip))
+    sampling.at(route)
 
 
 def _list(run: Run, items: Sequence[Item]) -> Check:
@@ -251,9 +280,14 @@ def _list(run: Run, items: Sequence[Item]) -> Check:
 
 
 def _recording(
-    pipe: Pipeline, item: Item | None, record: Mapping[str, Any], sampling: Sampling, check: Check
+    pipe: Pipeline,
+    item: Item | None,
+    record: Mapping[str, Any],
+    sampling: Sampling,
+    judge: Judge,
+    check: Check,
 ) -> Clip | None:
-    """Load a record's clip and compare its digest and what its length takes off alpha."""
+    """Load a record's clip and compare its digest, and all that follows from its counts and its samples."""
     name = record["clip"]
     if item is None:
         return None
@@ -261,7 +295,7 @@ def _recording(
         clip = item.load()
         route = pipe.route(clip.space)
         if record["status"] == "failed":
-            route.noise.held(pipe.object_of(clip))
+            _check_usable(pipe, clip, route, sampling)
     except SoundcertError as error:
         if record["status"] == "failed":
             check.see()
@@ -277,7 +311,7 @@ def _recording(
     want = set_aside(route, sampling.n, sampling.alpha)
     if not alike(record.get("set_aside", 0.0), want, SAME):
         found.append(f"{name}: set_aside is {record.get('set_aside')!r}, it is {want!r}")
-    check.see(*found)
+    check.see(*(found or judge.follows(record, clip, route)))
     return None if found else clip
 
 

@@ -26,6 +26,9 @@ class NoiseStage(Stage):
 
     family = "noise"
     norm: ClassVar[str] = "l2"
+    #: Whether `perturb_` draws N(0, σ²) for every coordinate by itself, the law that the radii are proven for. A class
+    #: says it of its own draws: it is not inherited.
+    normal: ClassVar[bool] = False
     sigma: float
 
     def below(self, above: Stage | None) -> Self:
@@ -75,6 +78,7 @@ _LEAST, _MOST = 1e-37, 1e37
 class GaussianNoise(NoiseStage):
     """Isotropic Gaussian noise of standard deviation `sigma`, in the unit of the space it stands in."""
 
+    normal: ClassVar[bool] = True
     sigma: float
 
     def __post_init__(self) -> None:
@@ -113,6 +117,7 @@ class LatticeNoise(NoiseStage):
     in floating point as on paper. `step` is Δ; left out, it is that of `quantize`.
     """
 
+    normal: ClassVar[bool] = True
     sigma: float
     step: float | None = None
 

@@ -161,8 +161,8 @@ def _targets(results: Results, reached: Mapping[str, Any]) -> Table:
         f"targets-{reached['data']}-{reached['pipeline']}",
         f"{results['data'][reached['data']]['title']}, {reached['contract']} ({reached['pipeline']}): certified accuracy "
         "against every perturbation of the file's samples at the SNR or quieter, proven through the front, "
-        f"α = {reached['alpha']:g}, one class against all others. For each target the σ and model that validation clips chose for it; and the one that "
-        f"they chose for all targets: {names}. {intervals}",
+        f"α = {reached['alpha']:g}, one class against all others. For each target the σ and model that validation clips "
+        f"chose for it; and the one that they chose for all targets: {names}. {intervals}",
         (
             "SNR",
             "certified accuracy",
