@@ -239,7 +239,11 @@ def minimum_samples(alpha: float, bound: BoundName = "one-sided") -> int:
 
 
 def accuracy_interval(
-    successes: SupportsIndex, m: SupportsIndex, confidence_alpha: float, per_clip_alpha: float
+    successes: SupportsIndex,
+    m: SupportsIndex,
+    confidence_alpha: float,
+    per_clip_alpha: float,
+    copies: SupportsIndex = 0,
 ) -> AccuracyInterval:
     """Return an interval for the certified accuracy of the population that the m clips were drawn from.
 
@@ -265,19 +269,29 @@ def accuracy_interval(
     and the confidence need not be split between them. (Conditionally on a test set they are two: see
     `fixed_set_accuracy_lower`.)
 
+    copies: how many of the m clips are copies of others among them, with the same samples and so the same noise. Of
+    the m − copies recordings that are left, each once, at least successes − copies and at most successes are
+    successes; the ends grow with that number, so each is taken at the one that claims less.
+
     It holds for one radius that was chosen before the counts were seen, not for a whole curve at once
-    (`accuracy_band` does), and neither for clips that are copies of one another nor for speakers or
-    recordings shared between clips. per_clip_alpha = 0 gives the plain interval of an accuracy without certificates.
+    (`accuracy_band` does), and not for speakers or recordings shared between clips. per_clip_alpha = 0 gives the plain
+    interval of an accuracy without certificates.
     Source: ours; Cohen et al., appendix, correct for false certificates on a fixed test set only.
     """
     s, size, level, a = _accuracy_arguments(successes, m, confidence_alpha, per_clip_alpha)
-    raw = Fraction(_lower(s, size, level / 2.0))
+    spare = _integer("copies", copies, 0, size - 1, "m - 1")
+    once = size - spare
+    raw = Fraction(_lower(max(0, s - spare), once, level / 2.0))
     lower = max(Fraction(0), (raw - Fraction(a)) / (1 - Fraction(a)))
-    return AccuracyInterval(_round_down(lower), _one_minus(_lower(size - s, size, level / 2.0)))
+    return AccuracyInterval(_round_down(lower), _one_minus(_lower(once - min(s, once), once, level / 2.0)))
 
 
 def accuracy_band(
-    successes: Sequence[SupportsIndex], m: SupportsIndex, confidence_alpha: float, per_clip_alpha: float
+    successes: Sequence[SupportsIndex],
+    m: SupportsIndex,
+    confidence_alpha: float,
+    per_clip_alpha: float,
+    copies: SupportsIndex = 0,
 ) -> list[AccuracyInterval]:
     """Return intervals as `accuracy_interval`, one a radius of a grid, that hold *together* at confidence_alpha.
 
@@ -291,7 +305,7 @@ def accuracy_band(
     if not successes:
         raise ConfigError("successes: expected a count for each of one radius or more, got none")
     level = _alpha("confidence_alpha", confidence_alpha) / len(successes)
-    return [accuracy_interval(s, m, level, per_clip_alpha) for s in successes]
+    return [accuracy_interval(s, m, level, per_clip_alpha, copies) for s in successes]
 
 
 def fixed_set_accuracy_lower(

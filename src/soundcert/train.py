@@ -93,7 +93,7 @@ def train(
     start = None if settings.start is None else base / settings.start
     if start is not None and not start.is_file():
         raise ConfigError(f"train: no weights to start with at {start}: correct `start`, or leave it out")
-    items, validation = _split_items(config.data, settings, base)
+    items, validation = split_items(config.data, settings, base)
     labels = pipe.model.labels or tuple(sorted({str(i.label) for i in items}))
     train_set, bad = _load(pipe, items, labels)
     valid_set, bad_valid = _load(pipe, validation, labels)
@@ -121,7 +121,8 @@ def _weights_of(config: Config, base: Path) -> Path:
     return base / weights
 
 
-def _split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[list[Item], list[Item]]:
+def split_items(data: DataConfig, settings: TrainConfig, base: Path) -> tuple[list[Item], list[Item]]:
+    """Return the clips that a recipe trains with, and those that choose its epoch. ConfigError where they overlap."""
     if None in (settings.clips, settings.validation) and data.source in ("folder", "esc10", "esc50"):
         raise ConfigError(
             f"train: data of source {data.source!r} has no splits: name `clips` and `validation` under `train`, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import sys
@@ -347,6 +348,38 @@ def test_accuracy_interval():
     assert bounds.accuracy_interval(0, 10, 0.05, 0.001)[0] == 0.0
     assert bounds.accuracy_interval(3, 1000, 0.05, 0.01).lower == 0.0  # explained by false certificates
     assert bounds.accuracy_interval(10, 10, 0.05, 0.001).upper == 1.0
+
+
+def test_copies_count_once_whichever_of_them_succeeded():
+    """Over every way that c of m clips can be copies of others: the interval holds those of the distinct recordings."""
+    m, gamma, alpha = 12, 0.05, 0.001
+    for c, s in itertools.product(range(m), range(m + 1)):
+        found = bounds.accuracy_interval(s, m, gamma, alpha, c)
+        for once in range(max(0, s - c), min(s, m - c) + 1):
+            whole = bounds.accuracy_interval(once, m - c, gamma, alpha)
+            assert found.lower <= whole.lower <= whole.upper <= found.upper
+    assert bounds.accuracy_interval(7, m, gamma, alpha, 0) == bounds.accuracy_interval(7, m, gamma, alpha)
+    assert bounds.accuracy_band([3, 7], m, gamma, alpha, 2)[1] == bounds.accuracy_interval(
+        7, m, gamma / 2, alpha, 2
+    )
+    with pytest.raises(ConfigError):
+        bounds.accuracy_interval(3, m, gamma, alpha, m)
+
+
+def test_with_copies_the_interval_covers_as_often():
+    """Half of the recordings stand in the list twice, and their certificates with them: 95 % is held."""
+    rng = np.random.default_rng(3)
+    p, once, gamma = 0.8, 60, 0.05
+    missed = plain = 0
+    for _ in range(3000):
+        right = rng.random(once) < p
+        s, m = int(right.sum() + right[: once // 2].sum()), once + once // 2
+        low, high = bounds.accuracy_interval(s, m, gamma, 0.0, once // 2)
+        missed += not low <= p <= high
+        low, high = bounds.accuracy_interval(s, m, gamma, 0.0)
+        plain += not low <= p <= high
+    assert missed / 3000 <= gamma
+    assert plain / 3000 > gamma, "the control: as if all were clips of their own"
 
 
 def test_a_band_shares_its_alpha_out_over_its_radii():

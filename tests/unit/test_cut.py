@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from helpers import RATE, tone, write
 from soundcert.audio import Limits, length_of, load_clip, load_part
+from soundcert.bounds import accuracy_interval
 from soundcert.config import validate
 from soundcert.data import CutConfig, DataConfig, load_items
 from soundcert.errors import ConfigError, InputError
@@ -147,6 +148,20 @@ def test_clips_of_one_recording_are_not_independent_and_have_no_interval() -> No
     found = summarise(together)
     assert "smoothed_accuracy_interval_95" not in found
     assert found["no_interval"] == "clips cut from one recording are not independent of each other"
+
+
+def test_copies_of_a_clip_are_one_recording_to_an_interval() -> None:
+    """Found by a reviewer: 200 records of one recording gave an interval from 98 to 100 %."""
+    common = {"status": "certified", "label": "a", "truth": "a", "radius": 1.0, "alpha": 0.001, "sigma": 1.0,
+              "saturated": False, "views": {}, "n": 10, "n0": 1}  # fmt: skip
+    rows = [{**common, "clip": str(i), "digest": str(i % 40)} for i in range(50)]
+    found = summarise(rows)
+    assert found["copies"] == 10
+    assert found["smoothed_accuracy_interval_95"] == list(accuracy_interval(50, 50, 0.05, 0.001, 10))
+    assert found["smoothed_accuracy_interval_95"][0] == accuracy_interval(40, 40, 0.05, 0.001).lower
+    assert "copies" not in summarise(rows[:40])
+    one = summarise([{**common, "clip": str(i), "digest": "0"} for i in range(200)])
+    assert one["smoothed_accuracy_interval_95"][0] < 0.03
 
 
 def test_the_rate_of_the_file_says_how_many_frames_a_second_has(tmp_path) -> None:

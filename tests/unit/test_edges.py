@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
+import soundcert as sc
+from soundcert.contract import read_contract
+from soundcert.diagnostics import burst_level_db
 from soundcert.errors import ConfigError
 from soundcert.spaces import Space
 from soundcert.stages import FixedGain, GaussianNoise, LogMel, Mono, Quantize, RmsNormalize, Standardize, dual
@@ -75,6 +80,80 @@ def test_a_family_of_noise_without_a_draw_says_so() -> None:
 
     with pytest.raises(TypeError, match="unfinished does not implement perturb_"):
         Unfinished().perturb_(torch.zeros(3), torch.Generator())
+
+
+@dataclass(frozen=True)
+class Uniform(NoiseStage):
+    name: ClassVar[str] = "uniform"
+    sigma: float = 0.5
+
+    def perturb_(self, out: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return out.uniform_(-self.sigma, self.sigma, generator=generator)
+
+
+class Louder(GaussianNoise):
+    """A class that draws otherwise than its base says."""
+
+    def perturb_(self, out: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return super().perturb_(out, generator).sign_()
+
+
+@dataclass(frozen=True)
+class Normal(NoiseStage):
+    name: ClassVar[str] = "my_normal"
+    normal: ClassVar[bool] = True
+    sigma: float = 0.5
+
+    def perturb_(self, out: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return out.normal_(0.0, self.sigma, generator=generator)
+
+    def space(self, before: Space) -> Space:
+        return before
+
+
+@pytest.mark.parametrize("noise", [Uniform(), Louder(0.5)])
+def test_noise_that_does_not_say_it_is_normal_gets_no_gaussian_radius(noise: NoiseStage) -> None:
+    """Found by a reviewer: uniform noise got σΦ⁻¹(p), 1.23 where the smoothed label changes at 0.9."""
+    with pytest.raises(ConfigError, match="does not say that it draws such"):
+        sc.Pipeline([noise, lambda x: x])
+
+
+def test_whose_word_it_is_that_noise_is_normal_stands_in_the_contract() -> None:
+    clip = sc.Clip.from_array(np.zeros(4), 16_000)
+
+    def said(noise: NoiseStage) -> str:
+        pipe = sc.Pipeline([noise, lambda x: torch.stack([x[:, 0], -x[:, 0]], dim=1)])
+        return read_contract(pipe.route(clip.space)).statement()
+
+    assert "Nothing about whether `my_normal` draws normal noise" in said(Normal())
+    assert "draws normal noise" not in said(GaussianNoise(0.5))
+
+
+def test_a_burst_may_change_every_channel() -> None:
+    """Found by a reviewer: for stereo the level was 3 dB too high."""
+    rng = np.random.default_rng(0)
+    clip = sc.Clip.from_array(0.1 * rng.standard_normal((2, 1600)), 16_000)
+    pipe = sc.Pipeline([GaussianNoise(0.5), lambda x: torch.stack([x[:, 0, 0] + 9, -x[:, 0, 0]], dim=1)])
+    cert = sc.certify(pipe, clip, n=200)
+    level = cert.views()["burst_20ms_db"]
+    rms = cert.object_norm / math.sqrt(3200)
+    burst = np.zeros((2, 1600))
+    burst[:, 100:420] = rms * 10 ** (level / 20)
+    assert np.linalg.norm(burst) <= cert.radius <= np.linalg.norm(burst) * (1 + 1e-9)
+    assert cert.contract.channels == 2
+    assert burst_level_db(1.0, 1.0, 44_100) == pytest.approx(-20 * math.log10(math.sqrt(882)))
+    assert burst_level_db(1.0, 1.0, 22_050 + 1) < -20 * math.log10(math.sqrt(441.02))
+
+
+@pytest.mark.parametrize(("value", "size"), [(1 / 3, 10**6), (0.1, 3 * 10**6)])
+def test_the_norm_in_a_ratio_is_not_too_small(value: float, size: int) -> None:
+    """Found by a reviewer: a sum of a million squares, one by one, is short by 2·10⁻¹²."""
+    clip = sc.Clip.from_array(np.full(size, value), 16_000)
+    pipe = sc.Pipeline([GaussianNoise(0.5), lambda x: torch.stack([x[:, 0] + 9, -x[:, 0]], dim=1)])
+    cert = sc.certify(pipe, clip, n=20, n0=5, alpha=0.1)
+    exact = 20 * math.log10(float(clip.samples.reshape(-1)[0]) * math.sqrt(size) / cert.radius)
+    assert exact <= cert.snr_db <= exact + 1e-10
+    assert exact <= cert.views()["file_snr_db"] + 1e-12
 
 
 def test_noise_in_words() -> None:

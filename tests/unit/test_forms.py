@@ -63,7 +63,7 @@ def certified(clip: str, radius: float = 0.6, **more: Any) -> dict[str, Any]:
         "clip": clip, "status": "certified", "candidate": "yes", "label": "yes", "truth": "yes", "count": 290,
         "n": 300, "n0": 100, "alpha": 0.001, "seed": 0, "bound": "one-sided", "sigma": 0.5, "p_lower": 0.9,
         "policy": "fixed", "ceiling": CEILING, "saturated": radius == CEILING, "object_norm": 126.0, "radius": radius,
-        "digest": "00", "views": {"r_over_sigma": 2 * radius, "snr_db": 46.445, "burst_20ms_db": -29.4}, **more,
+        "digest": clip, "views": {"r_over_sigma": 2 * radius, "snr_db": 46.445, "burst_20ms_db": -29.4}, **more,
     }  # fmt: skip
 
 

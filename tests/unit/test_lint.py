@@ -922,7 +922,8 @@ def tables() -> dict[str, str]:
     rules = []
     for level in LEVELS:
         for rule in (r for r in RULES.values() if r.level == level):
-            raised = rule.raised_if[0].upper() + rule.raised_if[1:]
+            first = rule.raised_if[0]
+            raised = (first.upper() if first.isascii() else first) + rule.raised_if[1:]  # α is no A
             rules += [f"### {rule.id}", "", f"{level}. **Raised if.** {raised}", ""]
             rules += [f"**What it means.** {rule.meaning}", "", f"**Ask.** {rule.question}", ""]
     return {"fields": "\n".join(fields) + "\n", "rules": "\n".join(rules)}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from helpers import IN_FEATURES, WAVEFORM, folder_of_tones, tone, write, write_tone_model, yaml_of
 from soundcert.bounds import monte_carlo_ceiling
 from soundcert.cli import run as cli
 from soundcert.lint import lint_report
 from soundcert.lint.reading import read_report
+from soundcert.report.accuracy import accuracy_rows
 from soundcert.report.rows import table
 from soundcert.report.stated import clock_of, stated
 from soundcert.report.tables import contract_rows
+from soundcert.report.terminal import summary_view
 from soundcert.runs import open_run
 from soundcert.stages import FEATURE_STAGES
 from synthetic import CONTRACT, many, record, write_run
@@ -126,6 +131,64 @@ def test_clips_of_several_lengths_are_said_to_be(runs: Path, tmp_path: Path) -> 
         "low/short.wav": "0.1 s",
         "low/long.wav": "0.3 s",
     }
+
+
+def test_the_largest_radius_asked_about_is_not_called_the_ceiling(tmp_path: Path) -> None:
+    """Found by a reviewer: under `decide` the forms gave it as the Monte-Carlo ceiling, which our own lint refused."""
+    rows = [
+        {**record(str(i), 1000), "policy": "decide", "radii": [0.0, 0.3], "cap": 1000, "radius": 0.3, "ceiling": 0.3,
+         "views": {"r_over_sigma": 0.6}} for i in range(20)
+    ]  # fmt: skip
+    certify = {
+        "n0": 100,
+        "n": 1000,
+        "alpha": 0.001,
+        "seed": 0,
+        "bound": "one-sided",
+        "decide": {"radii": [0.0, 0.3]},
+    }
+    config = {"data": {"source": "folder", "root": "clips"}, "pipeline": ["mono"], "certify": certify}
+    path = write_run(tmp_path / "r", rows, config=config)
+    said = dict(stated(open_run(path)))
+    assert said["Largest radius asked about"] == "0.299999"
+    assert "Monte-Carlo ceiling" not in said
+    out = tmp_path / "report.md"
+    assert cli(["report", str(path), "--format", "md", "--out", str(out)]) == 0
+    assert not any("ceiling" in text for text in found_in(out)[1])
+
+
+def test_the_values_of_several_channels_are_no_longer_clip(tmp_path: Path) -> None:
+    """Found by a reviewer: a second of stereo was called two."""
+    pipeline = [{"resample": {"rate": 16_000}}, {"gaussian_noise": {"sigma": 0.5}}]
+    contract = {**CONTRACT, "dimension": 32_000, "channels": 2}
+    run = open_run(write_run(tmp_path / "r", many(3), contract=contract, config={"pipeline": pipeline}))
+    assert dict(stated(run))["Clip length"] == "1 s"
+
+
+def test_a_radius_that_was_asked_about_counts_who_has_it(tmp_path: Path) -> None:
+    """Found by a reviewer: rounded to six digits and up, no clip had it."""
+    asked = 0.1234565001
+    rows = [
+        {**record(str(i), 1000), "policy": "decide", "radii": [asked], "radius": asked, "ceiling": asked,
+         "views": {"r_over_sigma": 0.2}} for i in range(10)
+    ]  # fmt: skip
+    (row,) = accuracy_rows(open_run(write_run(tmp_path / "r", rows)))["radius"]
+    assert (row.level, row.count) == ("0.123456", 10)
+
+
+def test_the_terminal_rounds_inward_too(tmp_path: Path) -> None:
+    """Found by a reviewer: 200 of 206 was 97.09 %, and the upper end of its interval rounded down."""
+    rows = [record(f"{i}", 1000, truth="yes" if i < 200 else "no") for i in range(206)]
+    summary = open_run(write_run(tmp_path / "r", rows)).summary
+    low, high = summary["smoothed_accuracy_interval_95"]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary_view(summary))
+    text = console.export_text()
+    assert "97.08% of 206 clips" in text
+    found = re.search(r"95 % interval ([\d.]+)% to ([\d.]+)%", text)
+    assert found
+    assert 100 * low - 0.01 <= float(found[1]) <= 100 * low
+    assert 100 * high <= float(found[2]) <= 100 * high + 0.01
 
 
 def test_what_a_run_did_not_record_is_asked_for(tmp_path: Path) -> None:

@@ -321,6 +321,7 @@ def test_an_existing_run_without_resume_is_refused_and_left_alone(prepared, whol
         ("alpha: 0.001", "alpha: 0.002"),
         ("seed: 0", "seed: 1"),
         ("seed: 0", "seed: 0, bound: two-class"),
+        ("seed: 0", "seed: 0, tries: 3"),
     ],
 )
 def test_a_resume_with_another_config_is_refused(prepared, whole, tmp_path, old, new):

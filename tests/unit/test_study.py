@@ -201,7 +201,7 @@ def test_parts_of_one_recording_get_no_interval_anywhere(done: Path, tmp_path: P
     assert all(f["interval_95"] is None and "one recording" in f["no_interval"] for f in found["folds"])
     assert all(f["interval_95"] and "no_interval" not in f for f in found["splits"])
     (table,) = (t for t in tables(results) if t.name == "targets-folds-waveform")
-    assert {row[2] for row in table.rows} == {row[5] for row in table.rows} == {"none"}
+    assert {row[2] for row in table.rows} == {row[6] for row in table.rows} == {"none"}
     assert "No intervals of accuracy: clips cut from one recording" in table.caption
     files = {
         file.name: file.read_text(encoding="utf-8") for file in write_study(results, tmp_path / "page", "x")
@@ -278,6 +278,18 @@ def test_what_was_cut_off_ends_the_same(done: Path, tmp_path: Path) -> None:
         return json.dumps(values)
 
     assert timeless(before) == timeless(after)
+
+
+def test_a_testing_clip_that_trains_is_refused(clips: Path, tmp_path: Path) -> None:
+    """Found by a reviewer: `extra` could name the testing clips."""
+    shutil.copytree(clips, tmp_path, dirs_exist_ok=True)
+    values = study_values()
+    values["data"]["splits"]["extra"] = [{"source": "manifest", "root": "splits.csv", "split": "testing"}]
+    values["grid"] = [{"name": "one", "data": ["splits"], "pipeline": ["waveform"], "model": ["tiny"],
+                       "vary": {"sigma": [0.05]}}]  # fmt: skip
+    study = load_study(save(tmp_path, values))
+    with pytest.raises(ConfigError, match="of its testing clips are among what it trains with, such as"):
+        run_study(study, tmp_path, tmp_path / "out")
 
 
 def test_few_fits_that_are_left_have_the_workers_of_all(

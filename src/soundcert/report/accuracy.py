@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
+from soundcert.bounds import format_down
 from soundcert.report.curve import Curve, Intervals, curves, intervals_of
 from soundcert.report.words import percent, percents
 from soundcert.runs import Run
@@ -91,17 +92,23 @@ def accuracy_rows(run: Run) -> dict[str, list[Row]]:
 def _rows(run: Run, curve: Curve, intervals: Intervals) -> list[Row]:
     if curve.axis.name == "radius":
         asked = sorted({x for r in run.usable for x in r.get("radii") or ()})
-        texts = [f"{x:.6g}" for x in asked or _half_sigmas(run)]
+        points = [(_below(x), x) for x in asked or _half_sigmas(run)]
     else:
-        asked, texts = [], [str(s) for s in SNR_GRID]
+        asked, points = [], [(str(s), float(s)) for s in SNR_GRID]
     out = []
-    for text in texts:
-        count = curve.count_at(float(text))
+    for text, value in points:
+        count = curve.count_at(value)
         interval = intervals.at(count)
-        out.append(Row(text, float(text), count, curve.total, interval))
+        out.append(Row(text, value, count, curve.total, interval))
         if not count and not asked:
             break
     return out
+
+
+def _below(x: float) -> str:
+    """Write a radius in six digits, not rounded up: what was counted at x holds there too."""
+    text = f"{x:.6g}"
+    return text if float(text) <= x else format_down(x, significant=6)
 
 
 def _half_sigmas(run: Run) -> list[float]:

@@ -24,7 +24,7 @@ from typing import Any
 from soundcert.bounds import accuracy_interval
 from soundcert.report.terminal import VIEWS
 from soundcert.runs import Run
-from soundcert.runs.summary import CONFIDENCE_ALPHA, tied
+from soundcert.runs.summary import CONFIDENCE_ALPHA, copies, tied
 
 _GRID = 40
 _WIDEST_DB, _NARROWEST_DB = 60.0, 20.0
@@ -90,15 +90,17 @@ class Curve:
 class Intervals:
     """`accuracy_interval` for counts out of `total`, each computed once; None where there is none."""
 
-    def __init__(self, total: int, alpha: float | None) -> None:
-        self.total, self._alpha = total, alpha
+    def __init__(self, total: int, alpha: float | None, copies: int = 0) -> None:
+        self.total, self._alpha, self._copies = total, alpha, copies
         self._known: dict[int, tuple[float, float]] = {}
 
     def at(self, count: int) -> tuple[float, float] | None:
         if self._alpha is None or not self.total:
             return None
         if count not in self._known:
-            self._known[count] = accuracy_interval(count, self.total, CONFIDENCE_ALPHA, self._alpha)
+            self._known[count] = accuracy_interval(
+                count, self.total, CONFIDENCE_ALPHA, self._alpha, self._copies
+            )
         return self._known[count]
 
     def band(self, counts: Sequence[int]) -> list[tuple[float, float]] | None:
@@ -122,7 +124,7 @@ def intervals_of(run: Run) -> Intervals:
     counted = _counted(run)
     alphas = [r["alpha"] for r in counted]
     free = tied(counted) is None
-    return Intervals(len(counted), max(alphas) if alphas and free else None)
+    return Intervals(len(counted), max(alphas) if alphas and free else None, copies(counted))
 
 
 def curves(run: Run, intervals: Intervals | None = None) -> list[Curve]:

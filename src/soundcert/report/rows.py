@@ -19,7 +19,7 @@ from soundcert.certificate import FALLING
 from soundcert.errors import RunError
 from soundcert.report.accuracy import some_warnings
 from soundcert.report.forms import optional
-from soundcert.report.stated import clock_of, sizes_of, stated
+from soundcert.report.stated import channels_of, clock_of, sizes_of, stated
 from soundcert.report.terminal import VIEWS
 from soundcert.runs import Run
 from soundcert.runs.schema import record_schema
@@ -66,7 +66,8 @@ def table(run: Run) -> tuple[dict[str, str], list[dict[str, Any]]]:
     rows = [{**_row(record, columns), **said} for record in run.records]
     if run.about_waveform and len(sizes_of(run)) > 1 and (rate := clock_of(run)[0]):
         for row in rows:
-            row["clip.length"] = f"{row['dimension'] / rate:g} s" if "dimension" in row else ""
+            a_second = rate * channels_of(run)
+            row["clip.length"] = f"{row['dimension'] / a_second:g} s" if "dimension" in row else ""
     return columns, rows
 
 

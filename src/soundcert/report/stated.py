@@ -39,7 +39,7 @@ def clock_of(run: Run) -> tuple[int | None, float | None]:
         elif name == "fit":
             samples = _whole(fields.get("samples"))
     if samples is None and run.about_waveform and len(sizes := sizes_of(run)) == 1:
-        samples = sizes[0]
+        samples = sizes[0] // channels_of(run)
     if seconds is None and rate and samples:
         seconds = samples / rate
     return rate, seconds
@@ -52,6 +52,11 @@ def sizes_of(run: Run) -> list[int]:
     return sorted(sizes) or ([first] if first else [])
 
 
+def channels_of(run: Run) -> int:
+    """Return how many channels the objects have, whose values are counted together."""
+    return _whole(run.contract.get("channels")) or 1
+
+
 def length_text(run: Run) -> str | None:
     """Return how long the clips are where the noise is added, in seconds; None where that is not known."""
     rate, seconds = clock_of(run)
@@ -60,7 +65,8 @@ def length_text(run: Run) -> str | None:
     sizes = sizes_of(run)
     if not (run.about_waveform and rate and len(sizes) > 1):
         return None
-    return f"{sizes[0] / rate:g} s to {sizes[-1] / rate:g} s"
+    a_second = rate * channels_of(run)
+    return f"{sizes[0] / a_second:g} s to {sizes[-1] / a_second:g} s"
 
 
 def size_text(run: Run) -> str:
@@ -119,7 +125,8 @@ def stated(run: Run) -> list[tuple[str, str]]:
         out.append(("Saturated certificates", f"{share:.1f} % of the certified"))
     ceilings = {r["ceiling"] for r in run.usable}
     if len(ceilings) == 1:
-        out.append(("Monte-Carlo ceiling", format_down(ceilings.pop(), significant=6)))
+        name = "Largest radius asked about" if certify.get("decide") else "Monte-Carlo ceiling"
+        out.append((name, format_down(ceilings.pop(), significant=6)))
     return [(name, str(value)) for name, value in out if value is not None]
 
 

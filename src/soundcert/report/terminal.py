@@ -131,6 +131,22 @@ def _radius(value: float | None) -> str:
     return "without limit" if value is None else format_down(value, significant=4)
 
 
+def _counted(share: float, total: int, decimals: int = 1) -> str:
+    """A share of so many clips, rounded down from the count itself."""
+    units = 10**decimals
+    whole, rest = divmod(100 * units * round(share * total) // max(1, total), units)
+    return f"{whole}.{rest:0{decimals}d}%"
+
+
+def _ends(interval: Sequence[float], decimals: int = 1) -> str:
+    """Both ends of an interval, rounded outward."""
+    low, high = (
+        format_down(100 * interval[0], decimals=decimals),
+        format_up(100 * interval[1], decimals=decimals),
+    )
+    return f"{low}% to {high}%"
+
+
 def summary_view(summary: Mapping[str, Any]) -> RenderableType:
     """Return a run's summary for people."""
     rows = [
@@ -141,19 +157,21 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
         )
     ]
     if "smoothed_accuracy" in summary:
+        total = summary["smoothed_accuracy_over"]
         interval = f"no interval: {summary.get('no_interval') or 'a budget ties the clips together'}"
         if "smoothed_accuracy_interval_95" in summary:
-            low, high = summary["smoothed_accuracy_interval_95"]
-            interval = f"95 % interval {low:.2%} to {high:.2%}"
+            interval = f"95 % interval {_ends(summary['smoothed_accuracy_interval_95'], 2)}"
+            if copies := summary.get("copies"):
+                interval += f"; {copies} of the clips {'are copies' if copies > 1 else 'is a copy'} of others"
         rows.append(
             (
                 "smoothed accuracy",
-                f"{summary['smoothed_accuracy']:.2%} of {summary['smoothed_accuracy_over']} clips "
-                f"({interval}); abstentions count as wrong",
+                f"{_counted(summary['smoothed_accuracy'], total, 2)} of {total} clips ({interval}); abstentions count as "
+                "wrong",
             )
         )
-        right = round(summary["smoothed_accuracy"] * summary["smoothed_accuracy_over"])
-        every = summary["smoothed_accuracy_over"] == summary["certified"] + summary["abstained"]
+        right = round(summary["smoothed_accuracy"] * total)
+        every = total == summary["certified"] + summary["abstained"]
         if every and (other := summary["certified"] - right):
             rows.append(("certified as another label", f"{other} of {summary['certified']}"))
         for key, name in (
@@ -161,17 +179,19 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
             ("certified_accuracy_at_file_snr_db", "certified at SNR of the file"),
         ):
             if key in summary:
-                curve = " · ".join(f"{snr} dB {share:.1%}" for snr, share in summary[key].items())
+                curve = " · ".join(
+                    f"{snr} dB {_counted(share, total)}" for snr, share in summary[key].items()
+                )
                 rows.append((name, curve))
-        if summary["certified_accuracy_at_radius"]:
-            curve = " · ".join(f"{r} {s:.1%}" for r, s in summary["certified_accuracy_at_radius"].items())
-            rows.append(("certified at radius", curve))
+        if levels := summary["certified_accuracy_at_radius"]:
+            rows.append(
+                ("certified at radius", " · ".join(f"{r} {_counted(s, total)}" for r, s in levels.items()))
+            )
         if band := summary.get("certified_accuracy_band_95_at_radius"):
-            curve = " · ".join(f"{r} {low:.1%} to {high:.1%}" for r, (low, high) in band.items())
+            curve = " · ".join(f"{r} {_ends(ends)}" for r, ends in band.items())
             rows.append(("95 % band, all at once", curve))
-    rows.append(
-        ("saturated at the ceiling", f"{summary['saturated_share_of_certified']:.1%} of the certified clips")
-    )
+    saturated = _counted(summary["saturated_share_of_certified"], summary["certified"])
+    rows.append(("saturated at the ceiling", f"{saturated} of the certified clips"))
     rows.append(("cost", f"{summary['passes']:,} passes"))
     if "median_radius" in summary:
         rows.append(

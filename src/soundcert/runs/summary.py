@@ -42,9 +42,11 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         if (reason := tied(labelled)) is not None:
             out["no_interval"] = reason
         else:
-            alpha = max(r["alpha"] for r in labelled)
+            alpha, again = max(r["alpha"] for r in labelled), copies(labelled)
+            if again:
+                out["copies"] = again
             out["smoothed_accuracy_interval_95"] = list(
-                accuracy_interval(len(good), len(labelled), CONFIDENCE_ALPHA, alpha)
+                accuracy_interval(len(good), len(labelled), CONFIDENCE_ALPHA, alpha, again)
             )
         out["certified_accuracy_at_radius"] = _curve_of_radii(good, len(labelled))
         for view in ("snr_db", "file_snr_db"):
@@ -55,7 +57,7 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             if reason is None and out[curve]:
                 alpha = max(r["alpha"] for r in labelled)
                 name = curve.replace("accuracy_at", "accuracy_band_95_at")
-                out[name] = _band(out[curve], len(labelled), alpha)
+                out[name] = _band(out[curve], len(labelled), alpha, copies(labelled))
     out["medians_over"] = "certified and correct clips" if labelled else "certified clips"
     if good:
         out["median_radius"] = median(r["radius"] for r in good)
@@ -90,9 +92,15 @@ def tied(records: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
+def copies(records: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many clips are copies of others among them: the same samples, and so the same noise."""
+    digests = [r["digest"] for r in records if "digest" in r]
+    return len(digests) - len(set(digests))
+
+
 _FIELDS = (
-    "clip", "status", "n", "n0", "alpha", "sigma", "radii", "policy", "truth", "label", "radius", "saturated", "views",
-    "spaces", "recording",
+    "clip", "digest", "status", "n", "n0", "alpha", "sigma", "radii", "policy", "truth", "label", "radius", "saturated",
+    "views", "spaces", "recording",
 )  # fmt: skip
 
 
@@ -144,8 +152,8 @@ def _curve_of_snr(good: Sequence[Mapping[str, Any]], total: int, view: str) -> d
     return {str(s): sum(level is None or level <= s for level in levels) / total for s in SNR_GRID}
 
 
-def _band(curve: Mapping[str, float], total: int, alpha: float) -> dict[str, list[float]]:
+def _band(curve: Mapping[str, float], total: int, alpha: float, again: int) -> dict[str, list[float]]:
     """Return intervals that hold for all points of a curve together (see `bounds.accuracy_band`)."""
     counts = [round(share * total) for share in curve.values()]
-    band = accuracy_band(counts, total, CONFIDENCE_ALPHA, alpha)
+    band = accuracy_band(counts, total, CONFIDENCE_ALPHA, alpha, again)
     return {point: list(ends) for point, ends in zip(curve, band, strict=True)}

@@ -29,7 +29,7 @@ from soundcert.runs.directory import RUN, read_json
 from soundcert.runs.judging import SURPRISE, Judge, surprise
 from soundcert.runs.reading import Run, open_run
 from soundcert.runs.recomputing import SAME, alike, differences, recompute
-from soundcert.runs.summary import summarise
+from soundcert.runs.summary import copies, summarise
 
 _SHOWN = 3
 
@@ -204,6 +204,11 @@ def _summary(run: Run) -> Check:
     summary = told.get("summary")
     # A figure that an earlier version did not give says nothing false.
     want = {k: v for k, v in summarise(run.records).items() if not isinstance(summary, dict) or k in summary}
+    if isinstance(summary, dict) and "copies" not in summary and copies(run.usable):
+        # Earlier versions took copies for clips of their own, and their intervals are a little narrower.
+        want = {k: v for k, v in want.items() if "_95" not in k}
+        summary = {k: v for k, v in summary.items() if "_95" not in k}
+        out.note = "intervals not compared: some clips are copies, which an earlier version counted as others"
     out.see(*differences(summary, want, "summary"))
     return out
 

@@ -14,7 +14,7 @@ from typing import Any
 from soundcert.bounds import accuracy_interval
 from soundcert.runs import Run, open_run
 from soundcert.runs.directory import read_json
-from soundcert.runs.summary import CONFIDENCE_ALPHA, summarise, tied
+from soundcert.runs.summary import CONFIDENCE_ALPHA, copies, summarise, tied
 from soundcert.study.cells import Cell, Fit, cells_of, fits_of
 from soundcert.study.choosing import Choice, choices, validation_shares
 from soundcert.study.config import StudyConfig
@@ -128,6 +128,7 @@ def _split(study: StudyConfig, fit: Fit) -> dict[str, Any]:
             "n": run.certify["n"],
             "engine": run.contract.get("engine"),
             "clips": len(run.usable),
+            "copies": copies(run.usable),
             "reached": {f"{t:g}": _at_target(run.good, t) for t in study.targets},
             # What `tied` asks of records.
             "policy": "budget" if any(r.get("policy") == "budget" for r in run.usable) else None,
@@ -203,6 +204,12 @@ def _reached(
     for choice in picked:
         tested = split_of(told[choice.cell], choice.split).get("testing", {})
         grouped[choice.data, choice.pipeline].append((choice, tested))
+    # Cells of one data set test the same clips; results of earlier versions do not say how many are copies.
+    known: dict[tuple[str, str], int] = {}
+    for cell in told.values():
+        for part in cell["splits"]:
+            key, again = (cell["data"], part["split"]), part.get("testing", {}).get("copies", 0)
+            known[key] = max(known.get(key, 0), again)
     out = []
     for (data, pipeline), members in grouped.items():
         if not all(tested for _, tested in members):
@@ -217,7 +224,8 @@ def _reached(
                 [{"policy": tested["policy"]} for _, tested in chosen]
                 + [{"recording": name} for _, tested in chosen for name in tested["recordings"]]
             )
-            ends = None if reason else accuracy_interval(count, total, CONFIDENCE_ALPHA, alpha)  # noqa: B023
+            again = sum(known.get((data, c.split), 0) for c, _ in chosen)  # noqa: B023
+            ends = None if reason else accuracy_interval(count, total, CONFIDENCE_ALPHA, alpha, again)  # noqa: B023
             return {
                 "cells": sorted({c.cell for c, _ in chosen}),
                 "count": count,

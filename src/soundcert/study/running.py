@@ -33,7 +33,7 @@ from soundcert.study.choosing import chosen_folders
 from soundcert.study.config import StudyConfig
 from soundcert.study.joining import Elsewhere, weights_are_here
 from soundcert.study.keeping import refuse_changed
-from soundcert.train import train
+from soundcert.train import split_items, train
 
 Tell = Callable[[str], None]
 
@@ -101,6 +101,7 @@ def train_fit(fit: Fit, workers: int = 1) -> str:
         # Weights without their record: killed between the two; the training folder holds all that is needed.
         if fit.weights.exists() and training.exists():
             fit.weights.unlink()
+        refuse_tested(fit)
         result = train(fit.config, base=fit.folder, resume=training.exists())
         record = {
             "epoch": result.epoch,
@@ -118,6 +119,20 @@ def train_fit(fit: Fit, workers: int = 1) -> str:
     ):
         done.append("validation clips sampled")
     return f"{fit.name}: {'; '.join(done) or 'trained before'}"
+
+
+def refuse_tested(fit: Fit) -> None:
+    """Raise ConfigError where a clip that is to be tested trains or chooses, by its file."""
+    config = fit.testing()
+    assert config.data is not None and config.train is not None
+    tested = {item.path.resolve() for item in load_items(config.data, fit.folder)}
+    for items, use in zip(
+        split_items(config.data, config.train, fit.folder), ("trains", "validates"), strict=True
+    ):
+        if both := tested & {item.path.resolve() for item in items}:
+            raise ConfigError(
+                f"{fit.name}: {len(both)} of its testing clips are among what it {use} with, such as {min(both)}"
+            )
 
 
 def test_fit(fit: Fit, workers: int) -> str:
