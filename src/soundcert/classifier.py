@@ -203,9 +203,7 @@ def usable_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {name!r} asked for, but torch sees no CUDA device here: use device: cpu")
-    if (
-        device.type == "cuda"
-    ):  # torch multiplies with 10 bits of mantissa in convolutions by default: that is no fp32
+    if device.type == "cuda":  # by default torch's convolutions multiply with 10 bits there: that is no fp32
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return device
 

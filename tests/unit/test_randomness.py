@@ -267,3 +267,22 @@ def test_a_device_that_is_not_there_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="torch sees no CUDA device here: use device: cpu"):
         usable_device("cuda")
+
+
+def test_fp32_on_a_gpu_is_fp32(monkeypatch):
+    """Found by a reviewer: torch's convolutions multiply with 10 bits there by default."""
+    from soundcert.classifier import usable_device
+
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        usable_device("cpu")
+        assert all(backend.allow_tf32 for backend in backends)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        usable_device("cuda")
+        assert not any(backend.allow_tf32 for backend in backends)
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed

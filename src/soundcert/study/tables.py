@@ -212,7 +212,9 @@ def _validation(results: Results, data: str) -> Table | None:
     return Table(
         f"validation-{data}",
         f"{results['data'][data]['title']}: estimates on validation clips that the choices were made by (mean over folds; "
-        "no guarantee): accuracy under noise, and share of clips whose estimated certificate reaches the SNR in the file.",
+        "no guarantee): accuracy under noise, and share of clips whose estimated certificate reaches the SNR in the file; "
+        "0 % also where so few draws could not show it. A cell is considered for the targets that its testing clips are "
+        "asked about.",
         ("contract", "cell", "under noise", *(f"{t} dB" for t in targets)),
         tuple(rows),
         left=2,
