@@ -172,6 +172,11 @@ def best(rows: list[dict[str, Any]], place: str, share: str) -> dict[str, Any] |
     return min(able, key=lambda r: r["snr_at_accuracy"][share], default=None)
 
 
+def shown(share: float, clips: int) -> str:
+    """A share of so many clips, rounded down."""
+    return f"{100 * round(share * clips) // clips}%"
+
+
 def section(data: str, rows: list[dict[str, Any]]) -> list[str]:
     speech = data == "speech_commands"
     what = f"Speech Commands, ten words ({WORDS})" if speech else "ESC-10, fold 1"
@@ -186,8 +191,8 @@ def section(data: str, rows: list[dict[str, Any]]) -> list[str]:
         "| contract | smoothed accuracy | " + " | ".join(f"{db} dB" for db in SNRS) + " |",
         "|---|---:|" + "---:|" * len(SNRS),
         *(
-            f"| {label(r)} | {r['smoothed_accuracy']:.0%} | "
-            + " | ".join(f"{share:.0%}" for share in r["certified_at_snr"].values())
+            f"| {label(r)} | {shown(r['smoothed_accuracy'], r['clips'])} | "
+            + " | ".join(shown(share, r["clips"]) for share in r["certified_at_snr"].values())
             + " |"
             for r in rows
         ),
@@ -216,7 +221,10 @@ def section(data: str, rows: list[dict[str, Any]]) -> list[str]:
 
 def write(work: Path) -> None:
     rows = [cell_facts(c, work) for c in CELLS if (work / c.name / "report.json").exists()]
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if rows:
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    else:  # no runs here: the page anew, from the facts that are kept
+        rows = json.loads(RESULTS.read_text(encoding="utf-8"))
     lines = [
         "# Which contract certifies more against the same attacker?",
         "",

@@ -210,7 +210,7 @@ def write(facts: dict) -> None:  # type: ignore[type-arg]
         "at floors from 1 on is the coupling of overlapping frames: the attack cannot turn every bin of every frame in",
         "its worst direction at once.",
         "",
-        "Five-second clips of ESC-10 (hop 320, R = 1.35): "
+        f"Five-second clips of ESC-10 ({len(facts['esc10'][0]['attack_over_proof'])} of them, hop 320, R = 1.35): "
         + "; ".join(f"ε = {f['floor']:g}: {median_and_largest(f['attack_over_proof'])}" for f in facts["esc10"])
         + ".",
         "",
@@ -220,6 +220,7 @@ def write(facts: dict) -> None:  # type: ignore[type-arg]
         "|---|---:|---:|",
         *(f"| {f['stage']} | {f['radius']:g} | {median_and_largest(f['attack_over_proof'])} |" for f in facts["stages"]),
         "",
+        f"Medians over {len(facts['stages'][0]['attack_over_proof'])} of these clips. "
         "ε = 1 where nothing else is said. A ratio well above 1 means that the bound, or the attack, could "
         "be better; which of the two,",
         "the figure does not tell.",
