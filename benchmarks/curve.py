@@ -30,6 +30,7 @@ from soundcert.runs.directory import write_json
 from soundcert.sequential import decision_rule
 
 ROOT = Path(__file__).resolve().parent.parent
+WORDS = ("yes", "no", "up", "down", "left", "right", "go", "zero", "one", "two")
 RATIOS = tuple(k / 4 for k in range(10))
 CAP, ALPHA, BATCH = 100_000, 1e-3, 400
 
@@ -81,7 +82,9 @@ def main() -> None:
     options = parser.parse_args()
     theirs = published_seconds()
     pipe = sc.Pipeline.from_yaml(demo_folder() / "waveform.yaml")
-    config = DataConfig(source="speech_commands", root=options.data, split="testing", limit=options.clips)
+    config = DataConfig(
+        source="speech_commands", root=options.data, split="testing", labels=WORDS, limit=options.clips
+    )
     items = load_items(config, Path())
     sigma = float(pipe.noise.sigma)
     policy = sc.Decide(radii=tuple(sigma * r for r in RATIOS))

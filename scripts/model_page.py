@@ -121,7 +121,7 @@ def page(all_facts: list[dict[str, Any]]) -> str:
     parts = [
         "# The bundled models",
         "",
-        "Written by `python scripts/model_page.py`, from runs of the configs in `configs/`.",
+        "Written by `python scripts/model_page.py`, from runs of configs in `configs/` and of cells of the study.",
         "",
         table(all_facts).replace("](docs/", "]("),
         "",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import soundcert as sc
 from soundcert.bounds import format_down, format_up
@@ -17,13 +18,17 @@ from soundcert.data import DataConfig, load_items
 from soundcert.stages import Clip, Fit, GaussianNoise, PeakNormalize, RmsNormalize
 
 SIGMA, N, ALPHA = 0.0025, 10_000, 0.001
-SETS = {
-    "Speech Commands, ten words, testing split": ({"source": "speech_commands", "split": "testing"}, 1.0),
+WORDS = ("yes", "no", "up", "down", "left", "right", "go", "zero", "one", "two")
+SETS: dict[str, tuple[dict[str, Any], float]] = {
+    "Speech Commands, ten words, testing split": (
+        {"source": "speech_commands", "split": "testing", "labels": WORDS},
+        1.0,
+    ),
     "ESC-10, all folds": ({"source": "esc10"}, 5.0),
 }
 
 
-def figures(root: Path, source: dict[str, str], seconds: float, every: int) -> dict[str, str]:
+def figures(root: Path, source: dict[str, Any], seconds: float, every: int) -> dict[str, str]:
     items = load_items(DataConfig.model_validate({**source, "root": root / source["source"]}))[::every]
     out = {"clips": str(len(items))}
     for name, change in (("clip", Clip()), ("peak", PeakNormalize())):

@@ -60,8 +60,11 @@ class After(Stage):
         return None if inner is None else self.first.pull_back(x, inner)
 
 
+WORDS = ("yes", "no", "up", "down", "left", "right", "go", "zero", "one", "two")
+
+
 def clips(data: Path, name: str, number: int, seconds: float) -> Iterator[Tensor]:
-    split = {"split": "testing"} if name == "speech_commands" else {"folds": (1,)}
+    split = {"split": "testing", "labels": WORDS} if name == "speech_commands" else {"folds": (1,)}
     items = load_items(DataConfig(source=name, root=data / name, limit=number, **split), Path())  # type: ignore[arg-type]
     for item in items:
         x = sc.load_clip(item.path).tensor(torch.float64).reshape(-1)
