@@ -53,6 +53,7 @@ _CONTRACT: dict[str, Any] = {
         "windows": {**_TEXT, "description": "windows that the base classifier reads the object in, below the noise"},
         "vote": {**_TEXT, "description": "how the answers for the windows become one"},
         "cut": {**_TEXT, "description": "how recordings were cut into clips, above the noise"},
+        "channels": {"type": "integer", "minimum": 2, "description": "of a waveform with several; dimension counts all"},
     },
     "required": [
         "kind", "certified_object", "perturbation_location", "gain_policy", "norm", "unit", "noise", "sigma",
@@ -72,6 +73,10 @@ _SUMMARY: dict[str, Any] = {
         },
         "failed": {**_COUNT, "description": "clips that could not be used, in no figure"},
         "passes": {**_COUNT, "description": "noisy copies classified"},
+        "copies": {
+            **_COUNT,
+            "description": "clips that repeat another's samples: an interval counts each recording once",
+        },
         "saturated_share_of_certified": {**_SHARE, "description": "certificates at the ceiling"},
         "smoothed_accuracy": {**_SHARE, "description": "certified with the label; abstentions are wrong"},
         "smoothed_accuracy_over": {**_COUNT, "description": "labelled, usable clips"},
