@@ -28,6 +28,7 @@ from soundcert import bounds
 from soundcert.config import load_config
 from soundcert.data import load_items
 from soundcert.errors import SoundcertError
+from soundcert.report.shares import percent_of
 from soundcert.runs import certify_run
 from soundcert.train import train
 from soundcert.transport import carry
@@ -172,11 +173,6 @@ def best(rows: list[dict[str, Any]], place: str, share: str) -> dict[str, Any] |
     return min(able, key=lambda r: r["snr_at_accuracy"][share], default=None)
 
 
-def shown(share: float, clips: int) -> str:
-    """A share of so many clips, rounded down."""
-    return f"{100 * round(share * clips) // clips}%"
-
-
 def section(data: str, rows: list[dict[str, Any]]) -> list[str]:
     speech = data == "speech_commands"
     what = f"Speech Commands, ten words ({WORDS})" if speech else "ESC-10, fold 1"
@@ -191,8 +187,10 @@ def section(data: str, rows: list[dict[str, Any]]) -> list[str]:
         "| contract | smoothed accuracy | " + " | ".join(f"{db} dB" for db in SNRS) + " |",
         "|---|---:|" + "---:|" * len(SNRS),
         *(
-            f"| {label(r)} | {shown(r['smoothed_accuracy'], r['clips'])} | "
-            + " | ".join(shown(share, r["clips"]) for share in r["certified_at_snr"].values())
+            f"| {label(r)} | {percent_of(r['smoothed_accuracy'], r['clips'], decimals=0, gap='')} | "
+            + " | ".join(
+                percent_of(share, r["clips"], decimals=0, gap="") for share in r["certified_at_snr"].values()
+            )
             + " |"
             for r in rows
         ),

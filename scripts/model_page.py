@@ -17,7 +17,7 @@ from typing import Any
 
 from soundcert.bounds import format_down, format_up
 from soundcert.models import bundled, load_weights
-from soundcert.report.words import percent, percents
+from soundcert.report.shares import percent_of, percents
 from soundcert.runs import open_run
 from soundcert.runs.directory import write_json
 from soundcert.runs.summary import summarise
@@ -63,9 +63,8 @@ def read(name: str, folder: Path) -> dict[str, Any]:
 
 
 def share(summary: dict[str, Any], value: float) -> str:
-    """A share of the clips of known label, rounded down from the count."""
-    total = summary["smoothed_accuracy_over"]
-    return percent(round(value * total), total)
+    """A share of the clips of known label."""
+    return percent_of(value, summary["smoothed_accuracy_over"])
 
 
 def row(facts: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from soundcert.bounds import format_down, format_up
 from soundcert.pipeline import Route
-from soundcert.stages import GaussianNoise, LatticeNoise, Model, known_stages
+from soundcert.stages import GaussianNoise, LatticeNoise, Model, NoiseStage, known_stages
 
 ContractKind = Literal[
     "fixed-gain waveform smoothing",
@@ -23,7 +23,7 @@ ContractKind = Literal[
 #: Families of stages that decide what a model hears, and one stage of theirs that hardly does.
 _HEARD, _UNHEARD = ("gain", "noise", "range", "feature"), "quantize"
 #: Families whose law is tested here.
-_NOISES = (GaussianNoise.name, LatticeNoise.name)
+_NOISES = {kind.name: kind for kind in (GaussianNoise, LatticeNoise)}
 Location = Literal["input", "waveform after gain", "waveform", "feature", "latent"]
 
 
@@ -233,7 +233,7 @@ def read_contract(route: Route, engine: str = "torch fp32") -> Contract:
         gain_policy=_gain_policy(route),
         norm=route.noise.norm,
         unit=space.unit,
-        noise=route.noise.name,
+        noise=_noise_name(route.noise),
         sigma=float(route.noise.sigma),
         dimension=space.size,
         pre_noise=tuple(stage.describe() for stage in route.front),
@@ -255,6 +255,12 @@ def read_contract(route: Route, engine: str = "torch fp32") -> Contract:
         trained_otherwise=_trained_otherwise(route),
         channels=space.channels if space.channels > 1 else None,
     )
+
+
+def _noise_name(noise: NoiseStage) -> str:
+    """Return a noise's name; its class's where it only has inherited the name of another."""
+    kind = type(noise)
+    return noise.name if _NOISES.get(noise.name, kind) is kind else kind.__qualname__
 
 
 def _trained_otherwise(route: Route) -> str | None:

@@ -125,7 +125,12 @@ def test_whose_word_it_is_that_noise_is_normal_stands_in_the_contract() -> None:
         pipe = sc.Pipeline([noise, lambda x: torch.stack([x[:, 0], -x[:, 0]], dim=1)])
         return read_contract(pipe.route(clip.space)).statement()
 
+    @dataclass(frozen=True)
+    class Derived(GaussianNoise):
+        normal: ClassVar[bool] = True
+
     assert "Nothing about whether `my_normal` draws normal noise" in said(Normal())
+    assert "Derived` draws normal noise" in said(Derived(0.5)), "an inherited name is not its own"
     assert "draws normal noise" not in said(GaussianNoise(0.5))
 
 

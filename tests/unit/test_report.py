@@ -20,9 +20,10 @@ from soundcert.report.facts import contract_facts, outcome, pipeline_of, probabi
 from soundcert.report.findings import run_flags
 from soundcert.report.html import embed, render, write_report
 from soundcert.report.markdown import escaped, markdown
+from soundcert.report.shares import percent, percents
 from soundcert.report.sounds import choose, listen
 from soundcert.report.stated import stated
-from soundcert.report.words import percent, percents, plain_words, view_text, visible
+from soundcert.report.words import plain_words, view_text, visible
 from soundcert.runs import Run, open_run
 from synthetic import CONTRACT, HOSTILE, STATEMENT, many, record, write_run
 

@@ -288,6 +288,7 @@ def test_the_joint_surprise_is_what_it_says():
     second = [9 / 19, 10 / 19]
     both = sum(a * b for k, a in enumerate(first) for j, b in enumerate(second) if k + j <= 1)
     assert surprise(pairs) == pytest.approx(both)
+    assert surprise([]) == surprise([((0, 0), (0, 0)), ((5, 9), (0, 0))]) == 1.0
     assert surprise([((400, 400), (390, 400))] * 5) < 1e-6 < surprise([((400, 400), (390, 400))])
     rng = np.random.default_rng(0)
     p = [

@@ -18,8 +18,9 @@ from soundcert.errors import ConfigError, RunError, SoundcertError
 from soundcert.explorer.progress import state_of
 from soundcert.report.curve import intervals_of
 from soundcert.report.facts import readable
+from soundcert.report.shares import percent, percents
 from soundcert.report.terminal import VIEWS
-from soundcert.report.words import length, percent, percents, view_text, visible
+from soundcert.report.words import length, view_text, visible
 from soundcert.runs import Run, find_runs, open_run
 from soundcert.runs.directory import RECORDS, RUN
 from soundcert.runs.reading import ATTACKS, name_of

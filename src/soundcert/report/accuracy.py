@@ -16,7 +16,7 @@ from typing import Any
 
 from soundcert.bounds import format_down
 from soundcert.report.curve import Curve, Intervals, curves, intervals_of
-from soundcert.report.words import percent, percents
+from soundcert.report.shares import percent, percents
 from soundcert.runs import Run
 from soundcert.runs.summary import SNR_GRID
 

@@ -18,9 +18,10 @@ from soundcert.report.accuracy import (
     said,
     share_name,
 )
+from soundcert.report.shares import percent
 from soundcert.report.stated import sizes_of
 from soundcert.report.terminal import shown
-from soundcert.report.words import length, percent, tries_words
+from soundcert.report.words import length, tries_words
 from soundcert.runs import Run
 from soundcert.runs.summary import tied
 

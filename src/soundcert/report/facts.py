@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from soundcert.report.findings import attacked
+from soundcert.report.shares import NBSP, percent, percents
 from soundcert.report.stated import size_text
 from soundcert.report.terminal import VIEWS
-from soundcert.report.words import NBSP, duration, length, percent, percents, tries_words, view_text, visible
+from soundcert.report.words import duration, length, tries_words, view_text, visible
 from soundcert.runs import Run
 from soundcert.runs.values import finite, sound
 

@@ -33,9 +33,10 @@ from soundcert.report.facts import (
     tiles,
 )
 from soundcert.report.findings import attacked, in_order, run_flags
+from soundcert.report.shares import percent, percents
 from soundcert.report.sounds import Sounds, choose, listen
 from soundcert.report.terminal import VIEWS
-from soundcert.report.words import length, percent, percents, plain_words, view_text, visible
+from soundcert.report.words import length, plain_words, view_text, visible
 from soundcert.runs import Run
 from soundcert.runs.summary import tied
 from soundcert.runs.values import finite

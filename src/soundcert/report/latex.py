@@ -20,8 +20,9 @@ from soundcert.report.accuracy import (
     some_warnings,
 )
 from soundcert.report.checklist import checklist
+from soundcert.report.shares import percent
 from soundcert.report.tables import contract_rows, figure_rows
-from soundcert.report.words import percent, plain_words
+from soundcert.report.words import plain_words
 from soundcert.runs import Run
 from soundcert.runs.summary import tied
 

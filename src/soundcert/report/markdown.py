@@ -18,9 +18,10 @@ from soundcert.report.facts import (
     tiles,
 )
 from soundcert.report.findings import run_flags
+from soundcert.report.shares import percent, percents
 from soundcert.report.stated import stated
 from soundcert.report.terminal import VIEWS
-from soundcert.report.words import length, percent, percents, plain_words, view_text, visible
+from soundcert.report.words import length, plain_words, view_text, visible
 from soundcert.runs import Run
 
 _MARKS = re.compile(r"[\\`*_{}\[\]<>#|~&$@]|(?<=:)/|(?<=www)\.|^[-+=]|(?<=\d)[.)](?=\s)", re.IGNORECASE)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from soundcert.bounds import format_down
 from soundcert.report.accuracy import Row, accuracy_rows, figure, grouped, joined, over, policy_of, said
+from soundcert.report.shares import percent
 from soundcert.report.stated import size_text
 from soundcert.report.terminal import VIEWS, shown
-from soundcert.report.words import length, percent
+from soundcert.report.words import length
 from soundcert.runs import Run
 
 

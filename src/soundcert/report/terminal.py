@@ -14,6 +14,7 @@ from soundcert.bounds import format_down, format_up
 from soundcert.certificate import FALLING
 from soundcert.data import SourceInfo
 from soundcert.flags import Flag
+from soundcert.report.shares import percent_of, percents
 
 # view: what it is called, its unit, and whether a larger value claims less (rounded up).
 VIEWS: dict[str, tuple[str, str, bool]] = {
@@ -131,22 +132,6 @@ def _radius(value: float | None) -> str:
     return "without limit" if value is None else format_down(value, significant=4)
 
 
-def _counted(share: float, total: int, decimals: int = 1) -> str:
-    """A share of so many clips, rounded down from the count itself."""
-    units = 10**decimals
-    whole, rest = divmod(100 * units * round(share * total) // max(1, total), units)
-    return f"{whole}.{rest:0{decimals}d}%"
-
-
-def _ends(interval: Sequence[float], decimals: int = 1) -> str:
-    """Both ends of an interval, rounded outward."""
-    low, high = (
-        format_down(100 * interval[0], decimals=decimals),
-        format_up(100 * interval[1], decimals=decimals),
-    )
-    return f"{low}% to {high}%"
-
-
 def summary_view(summary: Mapping[str, Any]) -> RenderableType:
     """Return a run's summary for people."""
     rows = [
@@ -160,16 +145,13 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
         total = summary["smoothed_accuracy_over"]
         interval = f"no interval: {summary.get('no_interval') or 'a budget ties the clips together'}"
         if "smoothed_accuracy_interval_95" in summary:
-            interval = f"95 % interval {_ends(summary['smoothed_accuracy_interval_95'], 2)}"
+            ends = percents(summary["smoothed_accuracy_interval_95"], decimals=2, gap="")
+            interval = f"95 % interval {' to '.join(ends)}"
             if copies := summary.get("copies"):
                 interval += f"; {copies} of the clips {'are copies' if copies > 1 else 'is a copy'} of others"
-        rows.append(
-            (
-                "smoothed accuracy",
-                f"{_counted(summary['smoothed_accuracy'], total, 2)} of {total} clips ({interval}); abstentions count as "
-                "wrong",
-            )
-        )
+        share = percent_of(summary["smoothed_accuracy"], total, decimals=2, gap="")
+        said = f"{share} of {total} clips ({interval}); abstentions count as wrong"
+        rows.append(("smoothed accuracy", said))
         right = round(summary["smoothed_accuracy"] * total)
         every = total == summary["certified"] + summary["abstained"]
         if every and (other := summary["certified"] - right):
@@ -180,17 +162,20 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
         ):
             if key in summary:
                 curve = " · ".join(
-                    f"{snr} dB {_counted(share, total)}" for snr, share in summary[key].items()
+                    f"{snr} dB {percent_of(share, total, gap='')}" for snr, share in summary[key].items()
                 )
                 rows.append((name, curve))
         if levels := summary["certified_accuracy_at_radius"]:
             rows.append(
-                ("certified at radius", " · ".join(f"{r} {_counted(s, total)}" for r, s in levels.items()))
+                (
+                    "certified at radius",
+                    " · ".join(f"{r} {percent_of(s, total, gap='')}" for r, s in levels.items()),
+                )
             )
         if band := summary.get("certified_accuracy_band_95_at_radius"):
-            curve = " · ".join(f"{r} {_ends(ends)}" for r, ends in band.items())
+            curve = " · ".join(f"{r} {' to '.join(percents(ends, gap=''))}" for r, ends in band.items())
             rows.append(("95 % band, all at once", curve))
-    saturated = _counted(summary["saturated_share_of_certified"], summary["certified"])
+    saturated = percent_of(summary["saturated_share_of_certified"], summary["certified"], gap="")
     rows.append(("saturated at the ceiling", f"{saturated} of the certified clips"))
     rows.append(("cost", f"{summary['passes']:,} passes"))
     if "median_radius" in summary:

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from soundcert.bounds import format_down, format_up
+from soundcert.bounds import format_down
 from soundcert.contract import Contract
 from soundcert.report.terminal import shown
 from soundcert.runs import Run
 
-NBSP = "\u00a0"
 #: Control characters, marks that separate lines, join or turn the direction of writing, and bytes that were no UTF-8.
 _HIDDEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
@@ -40,18 +39,6 @@ def length(value: float | None) -> str:
 def view_text(view: str, value: float | None) -> str:
     """A view without its unit, rounded inward."""
     return "no limit" if value is None else shown(view, value).split(" ")[0]
-
-
-def percent(count: int, total: int) -> str:
-    """A share as counted, rounded down."""
-    tenths = 1000 * count // total if total else 0
-    return f"{tenths // 10}.{tenths % 10}{NBSP}%"
-
-
-def percents(interval: tuple[float, float]) -> tuple[str, str]:
-    """Both ends of an interval, rounded outward."""
-    low, high = format_down(100 * interval[0], decimals=1), format_up(100 * interval[1], decimals=1)
-    return f"{low}{NBSP}%", f"{high}{NBSP}%"
 
 
 def duration(seconds: float) -> str:

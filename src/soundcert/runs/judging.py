@@ -283,6 +283,8 @@ def surprise(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
 
     law, seen = np.ones(1), 0
     for (told, n), (got, m) in pairs:
+        if not (n and m):  # a share of a budget may be none
+            continue
         failures = n - told + m - got
         law = fftconvolve(law, hypergeom.pmf(np.arange(failures + 1), n + m, failures, n))
         seen += n - told

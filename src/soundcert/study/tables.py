@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from soundcert.bounds import format_down, format_up
-from soundcert.report.words import duration, percent, percents
+from soundcert.report.shares import percent, percent_of, percents
+from soundcert.report.words import duration
 
 Results = Mapping[str, Any]
 
@@ -81,9 +82,7 @@ def _figures(results: Results, block: str, cells: Sequence[Mapping[str, Any]]) -
                 format_down(t["median_radius"], significant=4) if "median_radius" in t else "–",
                 snr,
                 ratio,
-                percent(_share_count(t["saturated_share_of_certified"], t["certified"]), t["certified"])
-                if good
-                else "–",
+                percent_of(t["saturated_share_of_certified"], t["certified"]) if good else "–",
                 f"{t['median_displacement']:.4g}" if "median_displacement" in t else "none",
                 f"{t['median_sensitivity']:.4g}" if "median_sensitivity" in t else "none",
                 f"{t['passes'] / max(1, t['clips']):,.0f}",
@@ -251,9 +250,5 @@ def _title(results: Results, cell: Mapping[str, Any]) -> str:
     return str(results["data"][cell["data"]]["title"])
 
 
-def _share_count(share: float, total: int) -> int:
-    return round(share * total)
-
-
 def _percent(share: float, total: int) -> str:
-    return percent(_share_count(share, total), total) if total else "–"
+    return percent_of(share, total) if total else "–"

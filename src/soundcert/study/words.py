@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from soundcert.bounds import format_down, format_up, monte_carlo_ceiling
-from soundcert.report.words import percent
+from soundcert.report.shares import percent
 
 Results = Mapping[str, Any]
 
