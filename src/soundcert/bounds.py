@@ -271,7 +271,8 @@ def accuracy_interval(
 
     copies: how many of the m clips are copies of others among them, with the same samples and so the same noise. Of
     the m − copies recordings that are left, each once, at least successes − copies and at most successes are
-    successes; the ends grow with that number, so each is taken at the one that claims less.
+    successes; the ends grow with that number, so each is taken at the one that claims less. The distinct recordings are
+    taken to be the independent draws; a list drawn with replacement from recordings of unequal weights is not covered.
 
     It holds for one radius that was chosen before the counts were seen, not for a whole curve at once
     (`accuracy_band` does), and not for speakers or recordings shared between clips. per_clip_alpha = 0 gives the plain
@@ -314,7 +315,8 @@ def fixed_set_accuracy_lower(
     """Return a lower bound for the true certified accuracy on these m clips (no sampling of clips).
 
     With probability at least 1 − confidence_alpha over the noise, at least this share of the m clips has
-    a smoothed classifier that is right within the radius in question.
+    a smoothed classifier that is right within the radius in question. No clip may be a copy of another: copies share
+    their noise.
 
     Formula: (m − f)/m, f the largest number with P(Bin(f, per_clip_alpha) ≥ f − (m − successes)) >
     confidence_alpha.

@@ -276,7 +276,8 @@ def surprise(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
     """Return how probable it is, of (recorded, again) counts of n draws, that so few failures are recorded ones.
 
     Given a clip's failures in both, the recorded ones are hypergeometric; over clips they add up. One-sided, since a record
-    that claims too little harms nobody; and of all clips together, since each by itself bears much.
+    that claims too little harms nobody; and of all clips together, since each by itself bears much. Exact where the numbers
+    of draws do not hang on the counts. Under `decide` they do, by the same rule in both, and this is an approximation.
     """
     from scipy.signal import fftconvolve
     from scipy.stats import hypergeom
