@@ -29,7 +29,7 @@ from soundcert.pipeline import Pipeline, Route
 from soundcert.randomness import NoiseKey, noise_stream
 from soundcert.sampling import cpu_count, single_threaded
 from soundcert.stages import Clip as ClipStage
-from soundcert.stages import Fit, Quantize, Resample
+from soundcert.stages import Fit, Limiter, Quantize, Resample
 from soundcert.stages.base import row_norm
 from soundcert.transport import Transported, carry
 
@@ -271,6 +271,12 @@ def _clip_flags(
             if outside > 0:
                 flags.append(
                     Flag("clip-after-unit-gain", f"{stage.describe()} cuts {outside:.2%} of the clean values")
+                )
+        elif isinstance(stage, Limiter):
+            bent = float((v.abs() > stage.threshold).double().mean())
+            if bent > 0:
+                flags.append(
+                    Flag("clip-after-unit-gain", f"{stage.describe()} bends {bent:.2%} of the clean values")
                 )
         elif isinstance(stage, Quantize):
             flags.append(Flag("quantise-after-noise", stage.describe()))

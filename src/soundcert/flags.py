@@ -55,7 +55,7 @@ _KINDS = (
         "clip-after-unit-gain",
         "warning",
         "Clipping after the noise cuts the clean signal",
-        "a `clip` stage below the noise changes the clean object v of at least one clip.",
+        "a `clip` or `limiter` stage below the noise changes the clean object v of at least one clip.",
         "A clip scaled to unit RMS has peaks of 4 to 12, far outside [−1, 1]. The model hears a strongly "
         "distorted signal, and the perturbation that it hears has another norm than the certified one: the "
         "displacement in the report is hundreds of times the noise for small σ. The certificate stays valid, "

@@ -28,6 +28,7 @@ from soundcert.stages import (
     Fit,
     FixedGain,
     GaussianNoise,
+    Limiter,
     Mono,
     PeakNormalize,
     Quantize,
@@ -287,6 +288,9 @@ CASES: dict[str, Case] = {
     "standardize sqrt": Case(st.one_of(standardize("sqrt", 0), standardize("sqrt", 1)), ((2,), (7,), (64,), (2, 9))),
     "standardize add": Case(st.one_of(standardize("add", 0), standardize("add", 1)), ((2,), (7,), (64,), (2, 9))),
     "peak": Case(targets.map(lambda t: PeakNormalize(target=t)), skip=UNDEFINED),
+    "limiter": Case(
+        st.sampled_from([Limiter(), Limiter(threshold=0.0), Limiter(threshold=0.1, ceiling=0.3), Limiter(2.0, 9.0)])
+    ),
     "quantize bits": Case(st.sampled_from([1, 3, 8, 16]).map(lambda b: Quantize(bits=b))),
     "quantize step": Case(st.sampled_from([0.5, 0.1, 1 / 3]).map(lambda s: Quantize(step=s)), skip=frozenset({"large"})),
     "feature_standardize": Case(

@@ -28,6 +28,7 @@ from soundcert.stages import (
     Fit,
     FixedGain,
     GaussianNoise,
+    Limiter,
     LogMel,
     Model,
     Mono,
@@ -293,6 +294,12 @@ def test_a_flag_is_raised_by_what_it_is_about_and_not_by_what_is_near_it(flag):
     assert flag in found
     assert found[flag].detail
     assert flag not in raised(innocent)
+
+
+def test_a_soft_limiter_is_flagged_where_it_bends_the_clean_clip():
+    found = raised(case(RmsNormalize(), NOISE, Limiter()))
+    assert "limiter(threshold=0.8, ceiling=1) bends" in found["clip-after-unit-gain"].detail
+    assert raised(case(NOISE, Limiter(threshold=2.0, ceiling=3.0))) == {}
 
 
 def test_a_plain_pipeline_and_a_clean_clip_raise_nothing():

@@ -16,7 +16,17 @@ from soundcert.contract import read_contract
 from soundcert.diagnostics import burst_level_db
 from soundcert.errors import ConfigError
 from soundcert.spaces import Space
-from soundcert.stages import FixedGain, GaussianNoise, LogMel, Mono, Quantize, RmsNormalize, Standardize, dual
+from soundcert.stages import (
+    FixedGain,
+    GaussianNoise,
+    Limiter,
+    LogMel,
+    Mono,
+    Quantize,
+    RmsNormalize,
+    Standardize,
+    dual,
+)
 from soundcert.stages import spectral_bound as sb
 from soundcert.stages.dual import Compression, largest_budget
 from soundcert.stages.mel import filter_key, mel_filters
@@ -204,3 +214,22 @@ def test_what_overflows_before_a_sum_or_a_gain_is_no_radius_without_limit() -> N
     loud = RmsNormalize(target=1.0, floor=1e308, floor_mode="max")
     r = loud.pull_back(torch.ones(1, 16_000, dtype=torch.float64), torch.tensor([1e-3], dtype=torch.float64))
     assert r is not None and r.isfinite().all()
+
+
+def test_a_soft_limiter_leaves_what_is_below_and_stays_below_its_ceiling() -> None:
+    stage = Limiter(threshold=0.5, ceiling=1.0)
+    x = torch.tensor([[-50.0, -0.75, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 50.0]], dtype=torch.float64)
+    bent = [0.5 + 0.5 * math.tanh(a) for a in (0.5, 1.0)]
+    expected = [-1.0, -bent[0], -0.5, 0.0, 0.25, 0.5, bent[0], bent[1], 1.0]
+    assert stage(x)[0].tolist() == pytest.approx(expected, rel=1e-15)
+    assert (
+        stage(torch.tensor([[math.nan]])).isnan().all()
+    )  # NaN is for the caller to refuse, not for a stage to hide
+
+
+@pytest.mark.parametrize(
+    "fields", [{"threshold": -0.1}, {"threshold": 1.0}, {"ceiling": math.inf}, {"threshold": math.nan}]
+)
+def test_a_limiter_that_is_none_is_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"limiter: (threshold|ceiling) must be"):
+        Limiter(**fields)

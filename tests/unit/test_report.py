@@ -309,6 +309,11 @@ def test_the_contract_and_its_flags_are_read_off_the_run(tmp_path):
     contract = {**CONTRACT, "post_noise": ["clip(low=-1, high=1)"]}
     flags = {f.id: f.detail for f in run_flags(opened(write_run(tmp_path / "c", rows, contract=contract)))}
     assert "1 of 2 clips" in flags["clip-after-unit-gain"]
+    contract = {**CONTRACT, "post_noise": ["limiter(threshold=0.8, ceiling=1)", "clip(low=-1, high=1)"]}
+    flags = {f.id: f.detail for f in run_flags(opened(write_run(tmp_path / "l", rows, contract=contract)))}
+    assert flags["clip-after-unit-gain"].startswith(
+        "limiter(threshold=0.8, ceiling=1) moves the clean object"
+    )
     assert "1 of 2 clips" in flags["small-ceiling"]
     contract = {
         **CONTRACT, "gain_policy": "per clip, after the noise: peak_normalize(target=6)",

@@ -100,6 +100,7 @@ _GAINS = frozenset({"rms_normalize", "peak_normalize", "fixed_gain", "standardiz
 EXTRAS: dict[str, tuple[str, StageSpec | None]] = {
     "none": ("nothing", None),
     "clip": ("clip to [−1, 1]", {"clip": {"low": -1.0, "high": 1.0}}),
+    "limiter": ("a soft limiter at [−1, 1]", {"limiter": {"threshold": 0.8, "ceiling": 1.0}}),
     "peak": ("normalise the peak", {"peak_normalize": {"target": 6.0}}),
     "quantize": ("round to 8 bits", {"quantize": {"bits": 8}}),
 }

@@ -32,9 +32,9 @@ def run_flags(run: Run) -> list[Flag]:
         elif where == "per clip, after the noise" and stage in post:
             out.append(Flag("gain-after-noise", stage))
     out += [Flag("quantise-after-noise", stage) for stage in post if stage.startswith("quantize")]
-    clipping = [stage for stage in post if stage.startswith("clip")]
-    if clipping and all(stage.startswith("clip") for stage in post):
-        # Clipping is 1-Lipschitz: noise alone never moves it further than the noise. More is the clean clip's cut.
+    clipping = [stage for stage in post if stage.startswith(("clip", "limiter"))]
+    if clipping == list(post) and clipping:
+        # Both are 1-Lipschitz: noise alone never moves it further than the noise. More is the clean clip's cut.
         cut = [r for r in run.usable if r.get("displacement", 0) > 1]
         if cut:
             worst = max(r["displacement"] for r in cut)

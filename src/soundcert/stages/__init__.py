@@ -6,7 +6,7 @@ from soundcert.stages.frontends import DynamicRange, FitFrames, KaldiFbank
 from soundcert.stages.gain import FixedGain, PeakNormalize, RmsNormalize, Standardize
 from soundcert.stages.model import Model
 from soundcert.stages.noise import GaussianNoise, LatticeNoise, NoiseStage
-from soundcert.stages.range import Clip, Quantize
+from soundcert.stages.range import Clip, Limiter, Quantize
 from soundcert.stages.shape import Fit, Mono, RemoveOffset, Resample
 from soundcert.stages.windows import Windows
 
@@ -21,6 +21,7 @@ __all__ = [
     "GaussianNoise",
     "KaldiFbank",
     "LatticeNoise",
+    "Limiter",
     "LogMel",
     "Mfcc",
     "Model",

@@ -44,6 +44,47 @@ class Clip(Stage):
         return f"values limited to [{self.low:g}, {self.high:g}]"
 
 
+@register("limiter")
+@dataclass(frozen=True)
+class Limiter(Stage):
+    """A soft limiter: values within ±threshold stay, larger ones approach ±ceiling; each sample by itself, without memory.
+
+    With t and c for both and k = c − t, |y| = t + k·tanh((|x| − t)/k) above t. The slope is 1 − tanh² there, so it is
+    1-Lipschitz and a radius is pulled back unchanged but for rounding.
+    """
+
+    threshold: float = 0.8
+    ceiling: float = 1.0
+
+    family = "range"
+    always = ("ceiling",)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.threshold < math.inf, self, "threshold", "from 0 and finite")
+        require(
+            self.threshold < self.ceiling < math.inf,
+            self,
+            "ceiling",
+            f"above threshold ({self.threshold!r}) and finite",
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        knee = self.ceiling - self.threshold
+        bent = self.threshold + knee * torch.tanh((x.abs() - self.threshold) / knee)
+        return torch.where(x.abs() > self.threshold, torch.copysign(bent, x), x)
+
+    def space(self, before: Space) -> Space:
+        return before.evolve(name="waveform") if before.kind == "waveform" else before
+
+    def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
+        # Both values of a bent sample are rounded, by a few units in the last place of the ceiling.
+        room = 2e-15 * self.ceiling * math.sqrt(x.flatten(1).shape[1])
+        return (radius - room).clamp(min=0.0) * INWARD
+
+    def words(self) -> str:
+        return f"values above {self.threshold:g} bent to stay below {self.ceiling:g}"
+
+
 @register("quantize")
 @dataclass(frozen=True)
 class Quantize(Stage):
