@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, Parameter
 
 from soundcert.cli.ending import advising, check_stopped, leave, stopped, stopping_on_signals
 from soundcert.errors import ConfigError, InputError, RunError, SoundcertError
@@ -23,8 +23,23 @@ if TYPE_CHECKING:
     from soundcert.config import Config
     from soundcert.data import DataConfig, Item
 
+
+def _whole_numbers(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse 100.7 where a whole number is asked for, which cyclopts would round."""
+    for argument in arguments:
+        if argument.hint not in (int, int | None):
+            continue
+        for token in argument.tokens:
+            try:
+                int(token.value)
+            except ValueError:
+                name = token.keyword or argument.name
+                raise ConfigError(f"{name}: expected a whole number, got {token.value!r}") from None
+
+
 app = App(
     name="soundcert",
+    config=[_whole_numbers],
     help="Certify audio classifiers against adversarial perturbations, and say what each certificate covers.",
     help_format="markdown",
     version_flags=["--version"],
