@@ -30,13 +30,15 @@ from soundcert.models.weights import state_digest
 from soundcert.pipeline import Pipeline, Route
 from soundcert.policies import Pilot, Sampled, check_policy, known, pilot_plan, plan_of, share_out
 from soundcert.randomness import NoiseKey, fresh_seed
-from soundcert.sampling import WATCHDOG, Job, Plan, Task, count_votes, run_tasks
+from soundcert.sampling import WATCHDOG, Job, Plan, Task, count_votes, cpu_count, run_tasks
 from soundcert.stages import Model
 from soundcert.stages.base import row_norm
 
 CHANGED = "expected the recording that its pilot was drawn on, got another: it has changed meanwhile"
 # Base classifiers that are kept ready: each shape of object has its own, and recordings may all differ in length.
 KEPT = 8
+#: Threads that feed a GPU, by default.
+GPU_WORKERS = 4
 
 
 class SmoothedClassifier:
@@ -57,7 +59,8 @@ class SmoothedClassifier:
         self._watchdog = watchdog
         self._device = device
         self._micro_batch = micro_batch
-        self._workers = workers
+        # On a GPU a few suffice to keep it busy; each has memory there, and all share one interpreter.
+        self._workers = workers or (None if device == "cpu" else min(GPU_WORKERS, cpu_count()))
         self._engine: EngineName = engine
         self._precision: Precision = precision
         self._bases: dict[object, BaseClassifier] = {}
@@ -66,12 +69,20 @@ class SmoothedClassifier:
 
     def base(self, route: Route, v: Tensor, seed: int, digest: str) -> BaseClassifier:
         """Return the base classifier for objects of this route, checked the first time."""
-        key = NoiseKey(seed, "probe", digest)
-        # A network may be trained between two calls: what was prepared for other weights or modes is dropped.
-        modules = [s.module for s in route.stages if isinstance(s, Model) and isinstance(s.module, nn.Module)]
+        self._look_at_weights()
+        return self._base(route, v, seed, digest)
+
+    def _look_at_weights(self) -> None:
+        """Drop what was prepared for other weights or modes: a network may be trained between two calls."""
+        modules = [
+            s.module for s in self.pipe.stages if isinstance(s, Model) and isinstance(s.module, nn.Module)
+        ]
         state = [(state_digest(m), any(part.training for part in m.modules())) for m in modules]
         if state != self._state:
             self._bases, self._engines, self._state = {}, {}, state
+
+    def _base(self, route: Route, v: Tensor, seed: int, digest: str) -> BaseClassifier:
+        key = NoiseKey(seed, "probe", digest)
         place = _place(route)
         base = self._bases.pop(place, None)
         if base is None:
@@ -167,7 +178,10 @@ class SmoothedClassifier:
                     continue
                 waiting.append((clip, route, trace, base))
                 plan = sampling.at(route).plan(
-                    base.classes, float(route.noise.sigma), None if shares is None else shares[clip.digest]
+                    base.classes,
+                    float(route.noise.sigma),
+                    None if shares is None else shares[clip.digest],
+                    base.micro_batch // 8,
                 )
                 yield Task(base, v.to(base.device), sampling.seed, clip.digest, plan)
 
@@ -179,6 +193,7 @@ class SmoothedClassifier:
         self, clips: Iterable[Clip], sampling: Sampling, failed: dict[str, str] | None
     ) -> Iterator[tuple[Clip, list[Tensor], Tensor, BaseClassifier]]:
         """Yield each clip with its trace through the front, its object as noise is added to it, and its base classifier."""
+        self._look_at_weights()  # not for each clip: a large network's digest takes longer than the clip's front
         for clip in clips:
             try:
                 route = self.pipe.route(clip.space)
@@ -192,7 +207,7 @@ class SmoothedClassifier:
                     raise
                 failed[clip.name] = str(error)
                 continue
-            yield clip, trace, v, self.base(route, v, sampling.seed, clip.digest)
+            yield clip, trace, v, self._base(route, v, sampling.seed, clip.digest)
 
     def predict(
         self, clip: Clip, *, n: int = 1000, alpha: float = 1e-3, seed: int | None = None
@@ -282,11 +297,15 @@ class Sampling:
         out.check(float(route.noise.sigma))
         return out
 
-    def plan(self, classes: int, sigma: float, share: tuple[Pilot, int] | None) -> Plan[Sampled]:
-        """Return the plan of one clip."""
+    def plan(
+        self, classes: int, sigma: float, share: tuple[Pilot, int] | None, least: int = 1
+    ) -> Plan[Sampled]:
+        """Return the plan of one clip. least: see `policies.plan_of`."""
         if share is not None:
             return known(*share, classes)
-        return plan_of(self.policy, classes=classes, n0=self.n0, n=self.n, alpha=self.alpha, sigma=sigma)
+        return plan_of(
+            self.policy, classes=classes, n0=self.n0, n=self.n, alpha=self.alpha, sigma=sigma, least=least
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a resumed run must share with its beginning."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +68,11 @@ class BaseClassifier:
         self._whole: tuple[Stage, ...] = whole if self.windows else ()
         self._between: tuple[Stage, ...] = (each if self.windows else whole)[:-1]
         #: Rows that the network sees at a time: windows where there are any, whose number is the recording's.
-        self.rows = (micro_batch or default_batch(device)) if self.windows else self.micro_batch
+        self.rows = (
+            _within_memory(micro_batch or default_batch(device), device, math.prod(self._seen))
+            if self.windows
+            else self.micro_batch
+        )
         self.runtime = model.runtime
         self._foreign = model.loaded is not None
         if self.runtime is not None and (engine, precision) != ("torch", "fp32"):
@@ -75,6 +81,9 @@ class BaseClassifier:
                 "`engine` and `precision` out"
             )
         network = _moved(model.network_part(), self.device, engine)
+        self._whole, self._between = (
+            tuple(_placed(s, self.device, engine) for s in part) for part in (self._whole, self._between)
+        )
         for stage in route.stages:  # a model above the noise has to be a fixed map too
             if isinstance(stage, Model):
                 refuse_training_mode(stage.network_part())
@@ -86,6 +95,10 @@ class BaseClassifier:
         self.fed: Fed = (tuple(example.shape), route.spaces[-2] if model.members else None)
         known = (prepared or {}).get(self.fed)
         self.engine: Engine = known or prepare(network, example, engine, precision)
+        if (
+            self.device.type == "cuda"
+        ):  # workers have streams of their own, which would not wait for the weights
+            torch.cuda.synchronize(self.device)
 
     def example(self) -> Tensor:
         """Return rows as the network sees them, `(rows, *shape)`: of fixed noise, so that nothing hangs on chance."""
@@ -201,11 +214,29 @@ def computed_by(engine: EngineName, precision: Precision, device: str, runtime: 
 def usable_device(name: str) -> torch.device:
     """Return a torch device; ConfigError where it is not there."""
     device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} asked for, but torch sees no CUDA device here: use device: cpu")
-    if device.type == "cuda":  # by default torch's convolutions multiply with 10 bits there: that is no fp32
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"device {name!r} asked for, but torch sees no CUDA device here: use device: cpu"
+            )
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device {name!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices here, counted from 0"
+            )
+        _multiply_in_full()
     return device
+
+
+def _multiply_in_full() -> None:
+    """Have torch multiply float32 with all its bits on a GPU: by default its convolutions take 10, which is no fp32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    # Where somebody has set the newer switches, the older ones do not reach them.
+    backends: Any = torch.backends
+    cudnn = backends.cudnn
+    parts: tuple[Any, ...] = (getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None), backends.cuda.matmul)
+    for part in parts:
+        if hasattr(part, "fp32_precision"):
+            part.fp32_precision = "ieee"
 
 
 def _within_memory(rows: int, device: str, size: int) -> int:
@@ -213,6 +244,13 @@ def _within_memory(rows: int, device: str, size: int) -> int:
     if rows > default_batch(device):
         return rows
     return max(1, min(rows, MOST_VALUES[device.split(":", maxsplit=1)[0]] // size))
+
+
+def _placed(stage: Stage, device: torch.device, engine: EngineName) -> Stage:
+    """Return a stage between noise and network made ready for the device: another part of a model has weights too."""
+    if device.type == "cpu" or not isinstance(stage, Model):
+        return stage
+    return replace(stage, module=_moved(stage.network_part(), device, engine), start=None, stop=None)
 
 
 def default_batch(device: str) -> int:

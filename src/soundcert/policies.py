@@ -67,11 +67,15 @@ def check_policy(policy: Policy | None, n: int, alpha: float, sigma: float) -> N
 
 
 def plan_of(
-    policy: Policy | None, *, classes: int, n0: int, n: int, alpha: float, sigma: float
+    policy: Policy | None, *, classes: int, n0: int, n: int, alpha: float, sigma: float, least: int = 1
 ) -> Plan[Sampled]:
-    """Return one clip's plan. A budget needs the pilots of all clips: see `pilot_plan`, `share_out` and `known`."""
+    """Return one clip's plan. A budget needs the pilots of all clips: see `pilot_plan`, `share_out` and `known`.
+
+    least: draws that a sequential test asks for at a time, even if fewer might end it. The result is the same: what
+    lies beyond the look that ends it is not counted.
+    """
     if isinstance(policy, Decide):
-        return _decide(rules(policy, sigma, n, alpha), classes, n0)
+        return _decide(rules(policy, sigma, n, alpha), classes, n0, least)
     if isinstance(policy, Estimate):
         return _estimate(policy, classes, n0, n, alpha)
     if isinstance(policy, Budget):
@@ -150,13 +154,13 @@ def _between(looks: np.ndarray, start: int, end: int) -> np.ndarray:
     return looks[np.searchsorted(looks, start, side="right") : np.searchsorted(looks, end, side="right")]
 
 
-def _decide(tests: Sequence[DecisionRule], classes: int, n0: int) -> Plan[Sampled]:
+def _decide(tests: Sequence[DecisionRule], classes: int, n0: int, least: int) -> Plan[Sampled]:
     top, first = yield from _select(classes, n0)
     counts = np.zeros(classes, dtype=np.int64)
     grid = GridTest(tests)
     cap = tests[0].cap
     while grid.open:
-        need = min(grid.next_look() - grid.n, CHUNK)
+        need = min(max(grid.next_look() - grid.n, least), cap - grid.n, CHUNK)
         seen = yield Draw("estimation", need, min(need + 64, cap - grid.n))
         before = grid.n
         grid.feed(seen != top)

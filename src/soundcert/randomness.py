@@ -7,8 +7,8 @@ and streams of different keys never overlap by a short seed:
 - Gaussian noise on the CPU has a generator for each row, SFC64, whose state SHAKE-128 expands from the key and the
   row. What is made of its words is the same on every machine (`soundcert.normal`).
 - Lattice noise has Philox, whose counter names the row: integer arithmetic alone.
-- Other families, and Gaussian noise on a GPU, draw from torch's generators, one for each block of BLOCK rows: on the
-  CPU from a full Mersenne Twister state that SHAKE-128 expands from the key.
+- Other families, and Gaussian noise on a GPU, draw from torch's generators, one for each block of rows: BLOCK on the
+  CPU, from a full Mersenne Twister state that SHAKE-128 expands from the key; up to GPU_BLOCK on a GPU.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ Purpose = Literal[
 #: Of Gaussian noise: another number, other draws for the same seed. Runs record it.
 NOISE = 2
 BLOCK = 8
+# Rows that one generator draws on a GPU, fewer of long objects so that they hold no more values than this: there a
+# generator and a launch cost what a million values do.
+GPU_BLOCK, _MOST_VALUES = 64, 2**24
 # Layout of torch's CPU generator state: seed (8 bytes), left and seeded (4 each), next (8), then the
 # 624 words of the Mersenne Twister in 8 bytes each. tests/unit/test_randomness.py checks it against
 # numpy's Mersenne Twister.
@@ -74,7 +77,8 @@ class NoiseKey:
         """Return the generator of one block of rows; another device than the CPU has its own, of 63 bits."""
         text = f"soundcert noise 1|{self.seed}|{self.purpose}|{self.digest}|{block}"
         if device is not None and device.type != "cpu":
-            seed = int.from_bytes(shake_128(f"{device.type}|{text}".encode()).digest(8), "little") >> 1
+            text = f"{device.type} of {GPU_BLOCK}|{text}"
+            seed = int.from_bytes(shake_128(text.encode()).digest(8), "little") >> 1
             return torch.Generator(device).manual_seed(seed)
         words = np.frombuffer(shake_128(text.encode()).digest(624 * 4), dtype="<u4")
         generator = torch.Generator()
@@ -121,11 +125,12 @@ class NoiseStream:
     def _fill_blocks(self, rows: Tensor) -> Tensor:
         """Fill by whole blocks, one launch each: on a GPU a launch costs as much as the noise of many rows."""
         done = 0
+        size = max(1, min(GPU_BLOCK, _MOST_VALUES // max(1, math.prod(rows.shape[1:]))))
         while done < len(rows):
-            block, place = divmod(self.next, BLOCK)
-            count = min(BLOCK - place, len(rows) - done)
+            block, place = divmod(self.next, size)
+            count = min(size - place, len(rows) - done)
             target = rows[done : done + count]
-            whole = target if count == BLOCK else rows.new_empty(BLOCK, *rows.shape[1:])
+            whole = target if count == size else rows.new_empty(size, *rows.shape[1:])
             self._draw(whole, self.key.generator(block, rows.device))
             if whole is not target:
                 target.copy_(whole[place : place + count])

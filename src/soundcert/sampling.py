@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Generic, TypeVar
@@ -405,20 +405,22 @@ def explained(error: BaseException) -> BaseException:
 def _lacks_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    words = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in words)
+    words = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(part in str(error).lower() for part in words)
 
 
 def _work(queue: _Queue[Any]) -> None:
     torch.set_num_threads(1)  # the setting belongs to the thread; small batches gain nothing from more
     places: dict[BaseClassifier, _Place] = {}
+    streams: dict[torch.device, Any] = {}  # one a device: each stream has memory of its own on a GPU
     try:
         with torch.inference_mode():
             while (parts := queue.take()) is not None:
                 base: BaseClassifier = parts[0].active.task.base
-                places[base] = place = places.pop(base, None) or _Place(
-                    base
-                )  # the last of them is the latest
+                if base.device.type == "cuda" and base.device not in streams:
+                    streams[base.device] = torch.cuda.Stream(base.device)  # type: ignore[no-untyped-call]
+                place = places.pop(base, None) or _Place(base, streams.get(base.device))
+                places[base] = place  # the last of them is the latest
                 if len(places) > _MOST_PLACES:
                     del places[next(iter(places))]
                 queue.answer(parts, place.run(parts))
@@ -429,17 +431,21 @@ def _work(queue: _Queue[Any]) -> None:
 class _Place:
     """Where one worker runs one base classifier: its rows, and on a GPU its stream."""
 
-    def __init__(self, base: BaseClassifier) -> None:
-        self.base = base
-        self.rows = torch.zeros(base.micro_batch, *base.shape, device=base.device)
-        self.stream: Any = torch.cuda.Stream(base.device) if base.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    def __init__(self, base: BaseClassifier, stream: Any) -> None:
+        self.base, self.stream = base, stream
+        with self._on_stream():
+            # Made where it is used: of work on other streams that still goes on in this memory nobody here would know.
+            self.rows = torch.empty(base.micro_batch, *base.shape, device=base.device)
+
+    def _on_stream(self) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(self.stream) if self.stream is not None else nullcontext()
 
     def run(self, parts: Sequence[_Part]) -> np.ndarray:
         """Return the votes of a micro-batch, `(rows,)`.
 
         On a GPU, reading them waits for this worker's own stream, while other workers' batches keep it busy.
         """
-        with torch.cuda.stream(self.stream) if self.stream else nullcontext():
+        with self._on_stream():
             filled = 0
             for part in parts:
                 end = filled + part.count

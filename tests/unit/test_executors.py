@@ -157,7 +157,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "_facts", lambda _: {"version of soundcert": "1", "model": "m"})
 
 
-WORK = Work("config", None, "engine")  # type: ignore[arg-type]
+WORK = Work("config", None, SimpleNamespace(device="cpu"))  # type: ignore[arg-type]
 
 
 def clips(count: int) -> list[Item]:
@@ -292,7 +292,7 @@ def test_an_error_of_a_clip_or_of_the_model_is_that_of_one_machine():
     items = [*clips(20), Item("torn", Path("torn.wav"), None)]
     with pytest.raises(ModelError, match="the model changes its mind"):
         list(pool.certify(items, None))
-    broken = _RayWorkers(FakeRay(), Work("broken", None, "engine"), 2, 4)  # type: ignore[arg-type]
+    broken = _RayWorkers(FakeRay(), Work("broken", None, SimpleNamespace(device="cpu")), 2, 4)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="the weights are torn"):
         list(broken.certify(clips(3), None))
 
@@ -334,7 +334,7 @@ def test_a_node_with_another_model_or_version_is_refused(name, monkeypatch):
 def test_workers_get_absolute_paths_and_the_shares(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ray = FakeRay()
-    pool = _RayWorkers(ray, Work("config", Path("here"), "engine"), 1, 4)  # type: ignore[arg-type]
+    pool = _RayWorkers(ray, Work("config", Path("here"), SimpleNamespace(device="cpu")), 1, 4)  # type: ignore[arg-type]
     assert list(pool.pilots(clips(2))) == [("000", "pilot"), ("001", "pilot")]
     assert [r["shares"] for r in pool.certify(clips(1), {"digest": "share"})] == [{"digest": "share"}]  # type: ignore[dict-item]
     assert ray.actors[0].real._work.base == tmp_path / "here"

@@ -253,12 +253,12 @@ def test_rows_filled_by_blocks_do_not_depend_on_where_the_cuts_are():
         stream = NoiseStream(key, lambda out, generator: out.normal_(generator=generator), start)
         return torch.cat([stream._fill_blocks(torch.empty(count, 5)) for count in counts])
 
-    whole = rows(0, 40)
+    whole = rows(0, 200)
     assert len(torch.unique(whole)) == whole.numel()
-    for cuts in ((1,) * 40, (8,) * 5, (3, 5, 16, 9, 7), (40,), (39, 1)):
+    for cuts in ((1,) * 200, (64,) * 3 + (8,), (30, 50, 64, 1, 55), (200,), (199, 1)):
         assert torch.equal(rows(0, *cuts), whole)
-    for start in (1, 7, 8, 9, 23):
-        assert torch.equal(rows(start, 40 - start), whole[start:])
+    for start in (1, 63, 64, 65, 150):
+        assert torch.equal(rows(start, 200 - start), whole[start:])
 
 
 def test_a_device_that_is_not_there_is_one_clear_line(monkeypatch):

@@ -320,11 +320,9 @@ def _numba() -> str | None:
 
 
 def _gpu() -> str | None:
-    """Return the card that torch would use: what it draws depends on how many processors share the values."""
-    if not torch.cuda.is_available():
-        return None
-    card = torch.cuda.get_device_properties(0)
-    return f"{card.name}, {card.multi_processor_count} multiprocessors"
+    """Return the cards that torch sees: what one draws depends on how many processors share the values."""
+    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return "; ".join(f"{c.name}, {c.multi_processor_count} multiprocessors" for c in cards) or None
 
 
 def _version() -> str:

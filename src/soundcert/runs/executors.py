@@ -59,11 +59,11 @@ class LocalExecutor:
 
 @dataclass(frozen=True)
 class RayExecutor:
-    """One actor a CPU of a Ray cluster, each holding the model (`pip install 'soundcert[ray]'`).
+    """One actor a CPU of a Ray cluster, or a GPU with device cuda, each holding the model (`pip install 'soundcert[ray]'`).
 
     address: the cluster's, as `ray.init` takes it ("auto" finds the one of this node); without it
     $RAY_ADDRESS, and without that Ray starts on this machine. A Ray session that is connected already is
-    used as it is. workers: actors, by default one a CPU of the cluster. Clips and weights must be readable
+    used as it is. workers: actors, by default one a CPU, or GPU, of the cluster. Clips and weights must be readable
     under the same paths on every node.
 
     The clips of a lost worker or node are given to others. The run fails once the same clips have been
@@ -82,8 +82,7 @@ class RayExecutor:
         if mine:
             _connect(ray, self.address, self.workers)
         try:
-            cpus = int(ray.cluster_resources().get("CPU", 0))
-            pool = _RayWorkers(ray, work, self.workers or max(1, cpus), self.patience)
+            pool = _RayWorkers(ray, work, self.workers or _places(ray, work.engine.device), self.patience)
             try:
                 yield pool
             finally:
@@ -91,6 +90,20 @@ class RayExecutor:
         finally:
             if mine:
                 ray.shutdown()
+
+
+def _needs(device: str) -> dict[str, int]:
+    """Return what an actor takes of its node. On a GPU it has the card to itself, and a few threads feed it."""
+    return {"num_cpus": 1} if device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
+
+
+def _places(ray: Any, device: str) -> int:
+    """Return how many actors a cluster has room for."""
+    kind = "CPU" if device == "cpu" else "GPU"
+    places = int(ray.cluster_resources().get(kind, 0))
+    if not places and kind == "GPU":
+        raise ConfigError(f"device {device!r} asked for, but the Ray cluster offers no GPU: use device: cpu")
+    return max(1, places)
 
 
 def _ray() -> Any:
@@ -144,7 +157,7 @@ class _Remote:
 
     def start(self) -> Any:
         try:
-            self._worker = Worker(self._work, 1)
+            self._worker = Worker(self._work, 1 if self._work.engine.device == "cpu" else None)
             return _facts(self._work)
         except SoundcertError as error:
             return error
@@ -191,7 +204,7 @@ class _RayWorkers:
         self._ray = ray
         self._facts = _facts(work)
         self._work = ray.put(work)
-        self._actor = ray.remote(num_cpus=1, max_restarts=0)(_Remote)
+        self._actor = ray.remote(**_needs(work.engine.device), max_restarts=0)(_Remote)
         self._size = size
         self._patience = patience
         self._actors: list[Any] = []

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, Self
 
 import numpy as np
@@ -250,6 +251,13 @@ def _through_standardize(
     return spectral_radius(stage, x, left, std.expand(bands))
 
 
+@lru_cache(maxsize=64)
+def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers as `(bands, 1)`; kept, since on a GPU each copy would wait for it."""
+    with torch.inference_mode(False):  # the table outlives the mode in the cache, and may meet a gradient
+        return torch.tensor(values, dtype=dtype).to(device)[:, None]
+
+
 @register("feature_standardize")
 @dataclass(frozen=True)
 class FeatureStandardize(Stage):
@@ -296,11 +304,7 @@ class FeatureStandardize(Stage):
         return before.evolve(name=f"standardised {before.name}", unit="standard deviations")
 
     def _fixed(self, value: float | tuple[float, ...], x: Tensor) -> Tensor | float:
-        return (
-            torch.tensor(value, dtype=x.dtype, device=x.device)[:, None]
-            if isinstance(value, tuple)
-            else value
-        )
+        return _column(value, x.dtype, x.device) if isinstance(value, tuple) else value
 
     def _centred(self, x: Tensor) -> Tensor:
         # Twice: a band that is constant but for rounding would stand out where the floor is small.

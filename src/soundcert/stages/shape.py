@@ -117,7 +117,7 @@ class Resample(Stage):
         if self.method == "soxr":
             return self._soxr(x)
         self._check_size()
-        kernel = _sinc_kernel(old, new, self.zeros, self.rolloff).to(x)
+        kernel = _kernel_on(x.device, x.dtype, old, new, self.zeros, self.rolloff)
         width = (kernel.shape[-1] - old) // 2
         length = x.shape[-1]
         flat = F.pad(x.reshape(-1, 1, length), (width, width + old))
@@ -167,6 +167,14 @@ def _sinc_kernel(old: int, new: int, zeros: int, rolloff: float) -> Tensor:
         kernel = torch.sinc(t) * torch.cos(t * (math.pi / zeros / 2)) ** 2
         # Unit gain at frequency 0, phase by phase.
         return (kernel / kernel.sum(dim=1, keepdim=True)).unsqueeze(1)
+
+
+@lru_cache(maxsize=32)
+def _kernel_on(
+    device: torch.device, dtype: torch.dtype, old: int, new: int, zeros: int, rolloff: float
+) -> Tensor:
+    with torch.inference_mode(False):
+        return _sinc_kernel(old, new, zeros, rolloff).to(device, dtype)
 
 
 @lru_cache(maxsize=32)

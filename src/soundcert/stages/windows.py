@@ -139,7 +139,7 @@ class Windows(Stage):
             return self.voted(answers.reshape(batch, count, -1))
         out = []
         for start in range(0, batch * count, most):
-            index = torch.arange(start, start + most).clamp(max=batch * count - 1)
+            index = torch.arange(start, start + most, device=views.device).clamp(max=batch * count - 1)
             out.append(rest(views[index // count, index % count]))
         return self.voted(torch.cat(out)[: batch * count].reshape(batch, count, -1))
 
