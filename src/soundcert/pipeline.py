@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ class Pipeline:
                 "put `gaussian_noise` (or `lattice_noise`) where the certificate is to live"
             )
         for stage in built:
-            _check_finite(stage)
+            _check_fields(stage)
         self.noise_index = noises[0]
         noise = built[self.noise_index]
         assert isinstance(noise, NoiseStage)
@@ -256,10 +257,19 @@ class Pipeline:
         return f"Pipeline([{', '.join(self.describe())}])"
 
 
-def _check_finite(stage: Stage) -> None:
-    """Refuse infinities and NaN in a stage's fields: no JSON could hold what was certified."""
+# Types as stages write them, with what a value of theirs is; YAML's are checked where they are read.
+_NUMBERS: dict[str, tuple[type, str]] = {"int": (Integral, "a whole number"), "float": (Real, "a number")}
+
+
+def _check_fields(stage: Stage) -> None:
+    """Refuse numbers that are none, and infinities and NaN: no JSON could hold what was certified."""
     for field in dataclasses.fields(stage):  # type: ignore[arg-type]
         value = getattr(stage, field.name)
+        kind, _, rest = str(field.type).partition(" | ")
+        if kind in _NUMBERS and rest in ("", "None") and not (rest and value is None):
+            wanted, words = _NUMBERS[kind]
+            if isinstance(value, bool) or not isinstance(value, wanted):
+                raise ConfigError(f"{stage.name}: {field.name} must be {words}, got {value!r}")
         values = value if isinstance(value, list | tuple) else (value,)
         if field.repr and any(isinstance(v, float) and not math.isfinite(v) for v in values):
             bad = next(v for v in values if isinstance(v, float) and not math.isfinite(v))
@@ -268,7 +278,7 @@ def _check_finite(stage: Stage) -> None:
             )
     for member in stage.members if isinstance(stage, Model) else ():
         for part in member:
-            _check_finite(part)
+            _check_fields(part)
 
 
 def _spec(stage: Stage) -> dict[str, Any]:

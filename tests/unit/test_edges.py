@@ -233,3 +233,22 @@ def test_a_soft_limiter_leaves_what_is_below_and_stays_below_its_ceiling() -> No
 def test_a_limiter_that_is_none_is_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"limiter: (threshold|ceiling) must be"):
         Limiter(**fields)
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        (GaussianNoise(True), "gaussian_noise: sigma must be a number, got True"),
+        (Quantize(bits=8.5), "quantize: bits must be a whole number, got 8.5"),  # type: ignore[arg-type]
+        (sc.stages.Resample(16000.5), "resample: rate must be a whole number, got 16000.5"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_stage_made_in_python_holds_the_numbers_that_it_names(stage: sc.stages.Stage, said: str) -> None:
+    """YAML's are checked where they are read."""
+    stages = [stage] if isinstance(stage, NoiseStage) else [stage, GaussianNoise(0.5)]
+    with pytest.raises(ConfigError, match=said):
+        sc.Pipeline(stages)
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    sc.Pipeline([Quantize(bits=np.int64(8)), GaussianNoise(np.float64(0.5))])  # type: ignore[arg-type]
