@@ -591,7 +591,9 @@ def test_groups_are_read_off_the_names():
     speech = ["yes/0ea0_nohash_0.flac", "no/0ea0_nohash_3.flac", "no/1cb7_nohash_0.flac"]
     assert grouping(speech) == (["0ea0", "0ea0", "1cb7"], "speaker")
     assert grouping(["dog/1-47250-A-41.flac", "1-47250-B-41.wav"]) == (["47250", "47250"], "source recording")
-    assert grouping(["a/1.wav", *speech]) == (["a/1.wav", *speech], "clip")
+    # One name that does not tell takes nothing from the others.
+    assert grouping(["a/1.wav", *speech]) == (["?a/1.wav", "0ea0", "0ea0", "1cb7"], "speaker")
+    assert grouping(["a/1.wav", "b/2.wav"]) == (["a/1.wav", "b/2.wav"], "clip")
 
 
 def test_calls_that_cannot_be(pair, tmp_path):

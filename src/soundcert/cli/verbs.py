@@ -195,7 +195,8 @@ def certify(
         print(f"soundcert: failed: {reason}", file=sys.stderr)
     if len(reasons) > _REASONS:
         print(f"soundcert: and {len(reasons) - _REASONS} more: see {out}/certificates.jsonl", file=sys.stderr)
-    if otherwise := (read_json(out / RUN).get("contract") or {}).get("trained_otherwise"):
+    contract = read_json(out / RUN).get("contract") or {}
+    if otherwise := contract.get("trained_otherwise"):
         print(
             f"soundcert: note: the model was {otherwise} (see trained-otherwise in docs/flags)",
             file=sys.stderr,
@@ -203,7 +204,7 @@ def certify(
     if as_json:
         print_json(summary)
     else:
-        print_view(summary_view(summary))
+        print_view(summary_view(summary, contract, asked=settings.certify.decide is not None))
         print(f"\nThe run: {out}")
     return 1 if summary["failed"] else 0
 

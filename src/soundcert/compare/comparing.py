@@ -113,7 +113,8 @@ def compare(
         _side(letter, run, common, rows, found, dropped, (chosen, unit, grid) if comparable else None)
         for letter, run, rows, found, dropped in zip(letters, opened, right, levels, left, strict=True)
     )
-    caveats += _of_groups(common, len(index), grouped_by, tied)
+    untold = sum(name.startswith("?") for name in group_names) if grouped_by != "clip" else 0
+    caveats += _of_groups(common, len(index), untold, grouped_by, tied)
     alphas = [r[d]["alpha"] for r in records for d in common]
     return Comparison(
         comparable=comparable,
@@ -389,6 +390,7 @@ def _side(
         certified=sum(r["status"] == "certified" for r in own),
         correct=len(good),
         at_ceiling=sum(bool(r["saturated"]) for r in good.values()),
+        asked=any(r.get("policy") == "decide" for r in good.values()),
         axis=axis,
         unit=unit,
         curve=tuple(curve),
@@ -398,7 +400,17 @@ def _side(
     )
 
 
-def _of_groups(common: Sequence[str], groups: int, grouped_by: str, tied: bool) -> list[Caveat]:
+def _these(clips: int, untold: int) -> str:
+    told = clips - untold
+    if not untold:
+        return f"The {clips} clips are"
+    return f"By their names {told} of the {clips} clips {'is' if told == 1 else 'are'}"
+
+
+def _of_groups(
+    common: Sequence[str], groups: int, untold: int, grouped_by: str, tied: bool
+) -> list[Caveat]:
+    """Return what to say about clips that belong together. untold: clips whose names do not tell, each a group."""
     if not common or tied:
         return []
     out = []
@@ -414,7 +426,9 @@ def _of_groups(common: Sequence[str], groups: int, grouped_by: str, tied: bool) 
         out.append(
             Caveat(
                 "independence",
-                f"The {len(common)} clips are of {groups} {grouped_by}s. Intervals resample whole {grouped_by}s; McNemar's "
+                f"{_these(len(common), untold)} of {groups - untold} {grouped_by}s"
+                f"{f'; {untold} more, whose names do not tell, are taken as independent' if untold else ''}. "
+                f"Intervals resample whole {grouped_by}s; McNemar's "
                 "test takes clips as independent, so its p-values are too small where one fares alike.",
             )
         )

@@ -181,11 +181,13 @@ def facts(
     def field(name: str) -> list[str]:
         return [_of(run, name) or "not recorded" for run in runs]
 
+    def of_common(by_digest: Mapping[str, Record]) -> Sequence[Record]:
+        return [by_digest[d] for d in common] or list(by_digest.values())
+
     def of_records(name: str, default: object = "-") -> list[str]:
         out = []
         for by_digest in records:
-            rows = [by_digest[d] for d in common] or by_digest.values()
-            values = sorted({_text(row.get(name, default)) for row in rows})
+            values = sorted({_text(row.get(name, default)) for row in of_common(by_digest)})
             out.append("/".join(values[:4]) + ("/…" if len(values) > 4 else "") if values else "-")
         return out
 
@@ -199,7 +201,7 @@ def facts(
         ("gain above the noise", [_gain_before(run) or "-" for run in runs], here),
         ("after the noise", ["; ".join(run.contract.get("post_noise") or ()) or "nothing" for run in runs], False),
         ("α", of_records("alpha"), True),
-        ("n", of_records("n"), False),
+        ("n", [_span([row["n"] for row in of_common(by_digest)]) for by_digest in records], False),
         ("ceiling R/σ", _ceilings(records, common), False),
         ("bound", of_records("bound", "one-sided"), False),
         ("sampling policy", of_records("policy", "fixed"), False),
@@ -351,9 +353,9 @@ def stage_rows(runs: Sequence[Run]) -> tuple[StageRow, ...]:
 
 
 def grouping(names: Sequence[str]) -> tuple[list[str], str]:
-    """Return the speaker or recording of each clip as its name tells it, and what it is; "clip" where it does not.
+    """Return the speaker or recording of each clip as its name tells it, and what it is; "clip" where no name does.
 
-    Speech Commands names its speakers (WORD/SPEAKER_nohash_NUMBER), ESC its source recordings
+    A clip whose name does not tell, among others that do, stands for itself. Speech Commands names its speakers (WORD/SPEAKER_nohash_NUMBER), ESC its source recordings
     (FOLD-RECORDING-TAKE-CLASS); clips that soundcert cut out of a recording are its own (RECORDING#t=START,END).
     """
     recordings = [name.partition("#t=")[0] for name in names]
@@ -363,8 +365,8 @@ def grouping(names: Sequence[str]) -> tuple[list[str], str]:
         (r"\d+-(\d+)-[A-Z]\d*-\d+", "source recording"),
     ):
         found = [re.fullmatch(pattern, stem) for stem in stems]
-        if all(found):
-            return [match[1] for match in found if match], what
+        if any(found):
+            return [match[1] if match else f"?{name}" for match, name in zip(found, recordings, strict=True)], what
     return recordings, "clip" if recordings == list(names) else "recording"
 
 
@@ -406,6 +408,11 @@ def _ceilings(records: Sequence[Mapping[str, Record]], common: Sequence[str]) ->
     return out
 
 
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    return ("-" if not numbers else str(low)) if low == high else f"{low} to {high}"
+
+
 def _of(run: Run, name: str) -> str:
     return str(run.contract.get(name) or "")
 
@@ -416,8 +423,9 @@ def _gain_before(run: Run) -> str:
 
 
 def _model(run: Run) -> str:
-    digest = str((run.info.get("identity") or {}).get("model") or "")
-    return f"{_of(run, 'model') or 'model'} {digest[:8]}".strip()
+    # What the digest is of may stand before it: "factory:…", "source:…".
+    kind, colon, digest = str((run.info.get("identity") or {}).get("model") or "").rpartition(":")
+    return f"{_of(run, 'model') or 'model'} {kind}{colon}{digest[:8]}".strip()
 
 
 def _text(value: object) -> str:

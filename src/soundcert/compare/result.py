@@ -75,7 +75,8 @@ class Side:
     """One run, over the clips that all runs have.
 
     curve: share of the common clips certified with their own label, by its `axis` in `unit`: the comparison's
-    where it ranks, else the run's own. radii_from: where the levels come from.
+    where it ranks, else the run's own. radii_from: where the levels come from. at_ceiling: correct ones at the run's
+    largest radius, which under `decide` is the largest `asked` about.
     """
 
     letter: str
@@ -91,6 +92,14 @@ class Side:
     radii_from: str
     left_out: tuple[LeftOut, ...]
     warnings: tuple[str, ...]
+    asked: bool = False
+
+    @property
+    def at_most(self) -> str:
+        """How many stand at the run's largest radius, in words that follow the count of the correct ones; or nothing."""
+        if not self.at_ceiling:
+            return ""
+        return f"; {self.at_ceiling} of these at the {'largest radius asked about' if self.asked else 'Monte-Carlo ceiling'}"
 
 
 @dataclass(frozen=True)

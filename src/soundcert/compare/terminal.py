@@ -96,9 +96,8 @@ def _colour(letter: str) -> str:
 def _sides(c: Comparison) -> Iterator[RenderableType]:
     for side in c.sides:
         share = f"{side.correct} of {side.clips} clips certified as their label"
-        ceiling = f"; {side.at_ceiling} of these at the Monte-Carlo ceiling" if side.at_ceiling else ""
         where = f"; radii {side.radii_from}" if c.comparable and c.space != "object" else ""
-        yield _item(side.letter, f"{clean(side.path)}: {share}{ceiling}{where}", _colour(side.letter))
+        yield _item(side.letter, f"{clean(side.path)}: {share}{side.at_most}{where}", _colour(side.letter))
         for warning in side.warnings:
             yield _item(" !", clean(warning), "bold yellow")
 

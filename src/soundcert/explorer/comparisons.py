@@ -72,8 +72,7 @@ def _side(side: Side, name: str) -> dict[str, Any]:
     return {
         "letter": side.letter,
         "name": name,
-        "said": f"{side.correct} of {side.clips} clips certified as their label"
-        + (f"; {side.at_ceiling} of these at the Monte-Carlo ceiling" if side.at_ceiling else ""),
+        "said": f"{side.correct} of {side.clips} clips certified as their label{side.at_most}",
         "from": visible(side.radii_from),
         "axis": side.axis,
         "unit": visible(side.unit),

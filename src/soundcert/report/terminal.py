@@ -132,15 +132,22 @@ def _radius(value: float | None) -> str:
     return "without limit" if value is None else format_down(value, significant=4)
 
 
-def summary_view(summary: Mapping[str, Any]) -> RenderableType:
-    """Return a run's summary for people."""
-    rows = [
+def summary_view(
+    summary: Mapping[str, Any], contract: Mapping[str, Any] | None = None, asked: bool = False
+) -> RenderableType:
+    """Return a run's summary for people. contract: the run's. asked: under `decide` radii are the largest asked about."""
+    contract = contract or {}
+    rows = []
+    if kind := contract.get("kind"):
+        rows.append(("contract", f"{kind}: an ℓ2 ball around the {contract.get('certified_object', 'object')}"))
+    rows.append(
         (
             "clips",
             f"{summary['clips']}: {summary['certified']} certified, {summary['abstained']} abstained, "
             f"{summary['failed']} failed",
         )
-    ]
+    )
+    curves: list[RenderableType] = []
     if "smoothed_accuracy" in summary:
         total = summary["smoothed_accuracy_over"]
         interval = f"no interval: {summary.get('no_interval') or 'a budget ties the clips together'}"
@@ -156,35 +163,19 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
         every = total == summary["certified"] + summary["abstained"]
         if every and (other := summary["certified"] - right):
             rows.append(("certified as another label", f"{other} of {summary['certified']}"))
-        for key, name in (
-            ("certified_accuracy_at_snr_db", "certified at SNR-equivalent"),
-            ("certified_accuracy_at_file_snr_db", "certified at SNR of the file"),
-        ):
-            if key in summary:
-                curve = " · ".join(
-                    f"{snr} dB {percent_of(share, total, gap='')}" for snr, share in summary[key].items()
-                )
-                rows.append((name, curve))
-        if levels := summary["certified_accuracy_at_radius"]:
-            rows.append(
-                (
-                    "certified at radius",
-                    " · ".join(f"{r} {percent_of(s, total, gap='')}" for r, s in levels.items()),
-                )
-            )
-        if band := summary.get("certified_accuracy_band_95_at_radius"):
-            curve = " · ".join(f"{r} {' to '.join(percents(ends, gap=''))}" for r, ends in band.items())
-            rows.append(("95 % band, all at once", curve))
-    saturated = percent_of(summary["saturated_share_of_certified"], summary["certified"], gap="")
-    rows.append(("saturated at the ceiling", f"{saturated} of the certified clips"))
+        curves = [
+            _curve_table(summary, "radius", f"radius, {contract['unit']}" if contract.get("unit") else "radius"),
+            _curve_table(summary, "snr_db", "SNR-equivalent, dB"),
+            _curve_table(summary, "file_snr_db", "SNR of the file, dB"),
+        ]
+    share = percent_of(summary["saturated_share_of_certified"], summary["certified"], gap="")
+    most = "at the largest radius asked" if asked else "saturated at the ceiling"
+    rows.append((most, f"{share} of the certified clips"))
     rows.append(("cost", f"{summary['passes']:,} passes"))
     if "median_radius" in summary:
-        rows.append(
-            (
-                "median radius",
-                f"{format_down(summary['median_radius'], significant=4)}, over {summary['medians_over']}",
-            )
-        )
+        unit = f" ({contract['unit']})" if contract.get("unit") else ""
+        middle = format_down(summary["median_radius"], significant=4)
+        rows.append(("median radius", f"{middle}{unit}, over {summary['medians_over']}"))
         rows += [
             (f"median {VIEWS[v][0]}", shown(v, summary[f"median_{v}"]))
             for v in VIEWS
@@ -192,7 +183,26 @@ def summary_view(summary: Mapping[str, Any]) -> RenderableType:
         ]
     for name, there in summary.get("spaces", {}).items():
         rows.append((f"proven in {name!r}", _space_line(there)))
-    return _facts(rows)
+    return Group(_facts(rows), *(part for curve in curves if curve for part in (Text(), curve)))
+
+
+def _curve_table(summary: Mapping[str, Any], key: str, name: str) -> RenderableType:
+    """Return certified accuracy along one axis up to its first 0; nothing where there is no such curve."""
+    curve = summary.get(f"certified_accuracy_at_{key}")
+    if not curve:
+        return ""
+    band = summary.get(f"certified_accuracy_band_95_at_{key}") or {}
+    table = plain_table(name, "certified accuracy", *(["95 % band, all rows at once"] if band else []))
+    points = list(curve)
+    last = next((i for i, point in enumerate(points) if not curve[point]), len(points) - 1)
+    for point in points[: last + 1]:
+        # A radius keeps the digits that it was counted at, but for zeros at their end.
+        shown_point = point.rstrip("0").rstrip(".") if "." in point else point
+        share = percent_of(curve[point], summary["smoothed_accuracy_over"], gap="")
+        table.add_row(shown_point, share, *([" to ".join(percents(band[point], gap=""))] if band else []))
+    if last + 1 < len(points):
+        table.add_row("further", percent_of(0.0, summary["smoothed_accuracy_over"], gap=""))
+    return table
 
 
 def attack_view(summary: Mapping[str, Any]) -> RenderableType:
