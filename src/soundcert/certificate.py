@@ -190,9 +190,10 @@ class Certificate:
         if self._origin is not None and self.contract.perturbation_location != "input":
             try:
                 file = self.in_space("file")
+                # Beside silence nothing has a level in decibels.
+                level = f", SNR {format_up(file.snr_db, decimals=2)} dB" if file.norm > 0 else ""
                 lines.append(
-                    f"Proven for the file's samples: radius {format_down(file.radius, significant=4)} (full scale), "
-                    f"SNR {format_up(file.snr_db, decimals=2)} dB."
+                    f"Proven for the file's samples: radius {format_down(file.radius, significant=4)} (full scale){level}."
                     if file.radius > 0
                     else "For the file's samples nothing is proven: the chain leaves a radius of 0."
                 )

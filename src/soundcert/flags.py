@@ -135,7 +135,7 @@ _KINDS = (
         "A recording touches full scale",
         "a file has four or more samples at the largest magnitude that its format holds.",
         "It was probably clipped when it was recorded. The certificate is about the clipped recording.",
-        "Nothing, unless the recordings can be had again.",
+        "Nothing to do, unless the recordings can be had again.",
     ),
     FlagKind(
         "mostly-padding",

@@ -18,6 +18,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from soundcert.data.registry import source_names, source_of
 from soundcert.errors import ConfigError, ModelError, SoundcertError
 from soundcert.models.loaders import (
     PACKAGE,
@@ -45,6 +46,8 @@ HOP, N_FFT = 160, 512
 CANDIDATES = ((40, 101), (64, 101), (80, 101), (128, 101))
 # Relative to the spread of the outputs, as in the check before certifying.
 TOLERANCE = 1e-3
+
+MADE_UP = "made up"
 
 
 @dataclass(frozen=True)
@@ -108,17 +111,20 @@ class Inspection:
             return "do not influence each other"
         return "INFLUENCE each other: it is run one row a pass (`batch: 1`)"
 
-    def config(self, model: Mapping[str, Any], data: str) -> str:
-        """Return a starting configuration. model: the fields of the model stage; data: a folder of recordings."""
+    def config(self, model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+        """Return a starting configuration. model: the fields of the model stage; data: of the data block."""
+        words = "one folder a class" if data["source"] == "folder" else "its testing clips alone"
         head = [
             f"# Written by `soundcert inspect` for {self.name}. What is marked ? was not in the file: check it.",
-            f"data: {_flow({'source': 'folder', 'root': data})}  # one folder a class",
+            f"data: {_flow(data)}  # {words}",
             "pipeline:",
         ]
         for stage in (*self.pipeline, {"model": dict(model)}):
             name = stage if isinstance(stage, str) else next(iter(stage))
             text = name if isinstance(stage, str) else f"{name}: {_flow(stage[name])}"
             guess = self.guesses.get(name)
+            if name == "model" and self.labels_from.startswith(MADE_UP):
+                guess = "; ".join(filter(None, (guess, f"labels: {self.labels_from}")))
             head.append(f"  - {text}" + (f"  # ? {guess}" if guess else ""))
         return "\n".join([*head, "certify: {n0: 100, n: 1000, alpha: 0.001, seed: 0}", ""])
 
@@ -269,9 +275,9 @@ def write_config(found: Inspection, out: Path, data: Path | None = None) -> str:
     fields = dict(last["model"])
     for name in ("weights", found.kind):
         if _is_path(found.kind, name, fields.get(name)):
-            fields[name] = os.path.relpath(Path(fields[name]).resolve(), folder)
-    root = "recordings" if data is None else os.path.relpath(data.resolve(), folder)
-    text = Inspection(**{**_fields(found), "pipeline": tuple(front)}).config(fields, root)
+            fields[name] = _from_here(Path(fields[name]), out.parent)
+    block = {"source": "folder", "root": "recordings"} if data is None else _data_block(data, out.parent)
+    text = Inspection(**{**_fields(found), "pipeline": tuple(front)}).config(fields, block)
     from soundcert.contract import read_contract
 
     specs = yaml.safe_load(text)["pipeline"]
@@ -280,6 +286,26 @@ def write_config(found: Inspection, out: Path, data: Path | None = None) -> str:
     contract = read_contract(pipe.route(Space("file", "waveform", (found.samples or used,), used)))
     out.write_text(text, encoding="utf-8")
     return f"{contract.kind}: {contract.certified_object}"
+
+
+def _from_here(path: Path, folder: Path) -> str:
+    """Return a path relative to a folder, by the links that it was given by where that leads to the same place."""
+    plain = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))
+    same = (folder.resolve() / plain).resolve() == path.resolve()
+    return plain if same else os.path.relpath(path.resolve(), folder.resolve())
+
+
+def _data_block(data: Path, folder: Path) -> dict[str, str]:
+    """Return the data block of a folder: of a data set with splits its testing clips, and not those to train with."""
+    root = _from_here(data, folder)
+    for name in source_names():
+        try:
+            items = source_of(name).items(data)
+        except (SoundcertError, OSError):
+            continue
+        if items and all(item.split for item in items):
+            return {"source": name, "root": root, "split": "testing"}
+    return {"source": "folder", "root": root}
 
 
 def _is_path(kind: str, name: str, value: str | None) -> bool:
@@ -477,7 +503,7 @@ def _names(
     if names is None:
         if classes is None:
             raise ConfigError("the model returns class numbers: name its classes with --labels")
-        return tuple(f"class {i}" for i in range(classes)), "made up: the file names none, give --labels"
+        return tuple(f"class {i}" for i in range(classes)), f"{MADE_UP}: the file names none, give --labels"
     if len(set(names)) != len(names):
         raise ConfigError(f"labels must differ from each other, got {list(names)}")
     if classes is not None and len(names) != classes:

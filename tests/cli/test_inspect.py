@@ -55,6 +55,22 @@ def test_what_the_file_says_of_itself_is_taken(home, cli) -> None:
     assert stages[-1]["model"] == {"onnx": "kws.onnx", "rate": 8000}
 
 
+def test_a_data_set_with_splits_gives_its_testing_clips_and_made_up_labels_are_marked(home, cli) -> None:
+    """Found by a first-time user: the config certified training clips, and nothing said so."""
+    write_onnx(home / "kws.onnx")
+    for split, who in (("training", "0a"), ("validation", "0b"), ("testing", "0c")):
+        clip = home / "speech" / "yes" / f"{who}_nohash_0.wav"
+        clip.parent.mkdir(parents=True, exist_ok=True)
+        clip.write_bytes(next((home / "clips").rglob("*.wav")).read_bytes())
+        if split != "training":
+            (home / "speech" / f"{split}_list.txt").write_text(f"yes/{clip.name}\n")
+    (home / "link").symlink_to(home / "speech")
+    cli("inspect", "kws.onnx", "--data", "link", "--out", "kws.yaml", "--json")
+    text = Path("kws.yaml").read_text()
+    assert yaml.safe_load(text)["data"] == {"source": "speech_commands", "root": "link", "split": "testing"}
+    assert "# ? labels: made up: the file names none, give --labels" in text
+
+
 CASES = {
     "fixed batch": (lambda p: write_onnx(p / "m.onnx", batch=1), "m.onnx", [], "one a pass, as the file says"),
     "int8": (lambda p: write_onnx(p / "m.onnx", batch=1, quantised=True), "m.onnx", [], "scale 0.03, zero point 2"),

@@ -226,6 +226,14 @@ def test_the_record_of_an_abstention_has_no_radius():
     assert json.loads(json.dumps(certified, allow_nan=False)) == certified
 
 
+def test_beside_silence_a_certificate_names_no_level():
+    """Found by a first-time user: "SNR -inf dB"."""
+    silent = sc.Clip.from_array(np.zeros((1, 16), dtype=np.float32), 16_000, "silent")
+    text = str(sc.certify(sc.Pipeline([FixedGain(2.0), GaussianNoise(0.5), constant()]), silent, n=100))
+    assert "(full scale)." in text
+    assert "dB" not in text.split("Proven for the file")[1].splitlines()[0]
+
+
 def test_votes_of_nan_are_votes_for_nobody():
     class Seldom(nn.Module):
         """Class 0 where the first value is above its middle, and no class below."""

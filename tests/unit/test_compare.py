@@ -31,7 +31,6 @@ from helpers import (
 from soundcert.bounds import certified_radius, monte_carlo_ceiling
 from soundcert.certify import level_of
 from soundcert.compare import Comparison, statistics
-from soundcert.compare.judging import grouping
 from soundcert.compare.levels import at_alpha
 from soundcert.compare.result import p_words
 from soundcert.compare.terminal import as_text
@@ -39,6 +38,7 @@ from soundcert.config import load_config
 from soundcert.data import load_items
 from soundcert.errors import ConfigError, RunError
 from soundcert.runs import certify_run, open_run
+from soundcert.runs.groups import grouping
 
 # --- statistics ------------------------------------------------------------------------------------
 
@@ -594,6 +594,36 @@ def test_groups_are_read_off_the_names():
     # One name that does not tell takes nothing from the others.
     assert grouping(["a/1.wav", *speech]) == (["?a/1.wav", "0ea0", "0ea0", "1cb7"], "speaker")
     assert grouping(["a/1.wav", "b/2.wav"]) == (["a/1.wav", "b/2.wav"], "clip")
+
+
+def test_weights_of_one_name_are_told_apart_by_their_digest(tmp_path):
+    """Found by a first-time user: of "factory:a3b9…" the first eight characters are "factory:"."""
+    rows = [record(n, 950) for n in names(60)]
+    identities = ({"model": f"factory:{d * 8}", "config": "", "data": ""} for d in ("a3b9", "3f1e"))
+    runs = [write_run(tmp_path / f"{i}", rows, identity=identity) for i, identity in enumerate(identities)]
+    c = sc.compare(runs)
+    (fact,) = [f for f in c.facts if f.name == "model"]
+    assert fact.values == ("model(ds_cnn) factory:a3b9a3b9", "model(ds_cnn) factory:3f1e3f1e")
+    assert any("The runs differ in the model" in caveat.text for caveat in c.caveats)
+
+
+def test_clips_whose_names_do_not_tell_take_no_speaker_from_the_others(tmp_path):
+    """Found by a first-time user: one more file made a difference out of none."""
+    clips = [f"yes/{who}_nohash_{k}.flac" for who in ("0ea0", "1cb7") for k in range(5)]
+    runs = [write_run(tmp_path / d, [record(n, 950) for n in (*clips, "mine.flac")]) for d in "ab"]
+    c = sc.compare(runs)
+    assert (c.groups, c.grouped_by) == (3, "speaker")
+    said = " ".join(caveat.text for caveat in c.caveats)
+    assert "By their names 10 of the 11 clips are of 2 speakers; 1 more, whose names do not tell" in said
+
+
+def test_under_decide_the_largest_radius_was_asked_about(tmp_path):
+    rows = [record(n, 1000, policy="decide", saturated=True) for n in names(40)]
+    rows[0]["n"] = 421
+    c = sc.compare([write_run(tmp_path / d, rows) for d in "ab"])
+    assert c.sides[0].at_most == "; 40 of these at the largest radius asked about"
+    (fact,) = [f for f in c.facts if f.name == "n"]
+    assert fact.values == ("421 to 1000",) * 2
 
 
 def test_calls_that_cannot_be(pair, tmp_path):

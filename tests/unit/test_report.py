@@ -16,7 +16,14 @@ from helpers import folder_of_tones, write_tone_model, yaml_of
 from soundcert.bounds import accuracy_interval
 from soundcert.cli import run as cli
 from soundcert.report.curve import Intervals, curves, intervals_of, nice_grid
-from soundcert.report.facts import contract_facts, outcome, pipeline_of, probability_bars, readable
+from soundcert.report.facts import (
+    contract_facts,
+    label_bars,
+    outcome,
+    pipeline_of,
+    probability_bars,
+    readable,
+)
 from soundcert.report.findings import run_flags
 from soundcert.report.html import embed, render, write_report
 from soundcert.report.markdown import escaped, markdown
@@ -497,6 +504,32 @@ def test_a_run_that_is_one_of_several_says_at_which_level_the_best_holds(tmp_pat
     assert dict(stated(run))["Kept of several"] == said
     assert said in dict(contract_facts(run))["Sampling"]
     assert said in markdown(run)
+
+
+def test_a_label_counts_the_clips_that_could_be_used(tmp_path):
+    """Found by a first-time user: a failed clip was among those that a share was of."""
+    failed = {"clip": "torn", "status": "failed", "reason": "cut off", "truth": "yes"}
+    run = opened(write_run(tmp_path / "r", [record("a", 900), record("b", 900), failed]))
+    (bar,) = [b for b in label_bars(run) if b.name == "yes"]
+    assert (bar.counts[0], bar.heard, bar.total) == (2, 2, 3)
+    assert "2/2 (1 failed)" in " ".join(Page(render(run)).text.split())
+
+
+def test_a_silent_clip_is_flagged_from_its_record(tmp_path):
+    silent = {**record("quiet", 900), "object_norm": 0.0, "views": {"r_over_sigma": 1.0}}
+    flags = {f.id: f.detail for f in run_flags(opened(write_run(tmp_path / "r", [record("a", 900), silent])))}
+    assert flags["silent-clip"] == "1 of 2 clips, such as 'quiet'"
+    assert "silent-clip" not in {
+        f.id for f in run_flags(opened(write_run(tmp_path / "s", [record("a", 900)])))
+    }
+
+
+def test_an_interval_says_how_many_speakers_the_clips_are_of(tmp_path):
+    rows = [record(f"yes/{who}_nohash_{k}.flac", 900) for who in ("0ea0", "1cb7") for k in range(3)]
+    text = Page(render(opened(write_run(tmp_path / "r", rows)))).text
+    assert "the clips are of 2 speakers by their names, and for new speakers it is too narrow" in text
+    text = Page(render(opened(write_run(tmp_path / "s", many(6))))).text
+    assert "by their names" not in text
 
 
 def test_a_radius_above_what_the_draws_allow_is_warned_of(tmp_path):

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import beta, norm
 
 import soundcert
+import soundcert as sc
 from helpers import (
     HIGH,
     LOW,
@@ -41,8 +42,10 @@ from soundcert.bounds import accuracy_band, accuracy_interval
 from soundcert.cli import run as command_line
 from soundcert.config import load_config
 from soundcert.data import load_items
+from soundcert.data.items import Item
 from soundcert.errors import ConfigError, RunError
 from soundcert.runs import RunDirectory, certify_run, read_records, summarise
+from soundcert.runs.certify_run import check_labels
 from soundcert.runs.directory import write_json
 
 
@@ -670,6 +673,24 @@ def test_labels_that_the_model_does_not_name_are_refused_before_the_directory_is
     with pytest.raises(ConfigError, match="did you mean 'low'"):
         certify(tmp_path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "refused"), [(("yes", "up"), True), (("0", "1"), False), ((None, None), False)]
+)
+def test_a_model_that_names_no_labels_meets_clips_that_have_some(labels, refused):
+    """Found by a first-time user: every certificate was counted as wrong, and nothing said why."""
+    pipe = sc.Pipeline(
+        [sc.stages.GaussianNoise(0.5), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 2)).eval()]
+    )
+    items = [Item(f"{i}.wav", Path(f"{i}.wav"), label) for i, label in enumerate(labels)]
+    if refused:
+        with pytest.raises(
+            ConfigError, match=r"names no labels, .* clip 0.wav has label 'yes': give the model stage"
+        ):
+            check_labels(pipe, items)
+    else:
+        check_labels(pipe, items)
 
 
 # --- the summary -----------------------------------------------------------------------------------

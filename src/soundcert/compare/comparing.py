@@ -21,6 +21,7 @@ from soundcert.compare.result import (
     Side,
 )
 from soundcert.errors import ConfigError, RunError
+from soundcert.runs.groups import grouping
 from soundcert.runs.reading import Run, open_run
 
 
@@ -97,7 +98,7 @@ def compare(
     unit = "dB" if chosen == "snr_db" else levels[0].unit
     grid = pairing.default_or_given(at, chosen, records) if comparable else ()
     names = [str(records[0][d]["clip"]) for d in common]
-    group_names, grouped_by = judging.grouping(names)
+    group_names, grouped_by = grouping(names)
     index = {name: number for number, name in enumerate(dict.fromkeys(group_names))}
     groups = np.array([index[name] for name in group_names], dtype=np.int64)
     tied = any(r[d].get("policy") == "budget" for r in records for d in common)
@@ -407,9 +408,7 @@ def _these(clips: int, untold: int) -> str:
     return f"By their names {told} of the {clips} clips {'is' if told == 1 else 'are'}"
 
 
-def _of_groups(
-    common: Sequence[str], groups: int, untold: int, grouped_by: str, tied: bool
-) -> list[Caveat]:
+def _of_groups(common: Sequence[str], groups: int, untold: int, grouped_by: str, tied: bool) -> list[Caveat]:
     """Return what to say about clips that belong together. untold: clips whose names do not tell, each a group."""
     if not common or tied:
         return []

@@ -16,6 +16,7 @@ from soundcert.report.stated import size_text
 from soundcert.report.terminal import VIEWS
 from soundcert.report.words import duration, length, tries_words, view_text, visible
 from soundcert.runs import Run
+from soundcert.runs.groups import grouping
 from soundcert.runs.values import finite, sound
 
 _BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
@@ -39,6 +40,11 @@ class Bar:
     @property
     def total(self) -> int:
         return sum(self.counts)
+
+    @property
+    def heard(self) -> int:
+        """Clips that shares are of: a clip that could not be used is in none."""
+        return self.total - self.counts[FAILED]
 
 
 def readable(run: Run) -> Run:
@@ -100,7 +106,7 @@ def label_bars(run: Run) -> list[Bar]:
         if isinstance(record.get("truth"), str):
             rows.setdefault(record["truth"], [0, 0, 0, 0])[outcome(record)] += 1
     bars = [Bar(visible(name), _four(counts)) for name, counts in rows.items()]
-    return sorted(bars, key=lambda b: (b.counts[GOOD] / b.total, b.name))
+    return sorted(bars, key=lambda b: (b.counts[GOOD] / max(1, b.heard), b.name))
 
 
 def _four(counts: Sequence[int]) -> tuple[int, int, int, int]:
@@ -167,7 +173,7 @@ def tiles(run: Run) -> list[dict[str, Any]]:
         good = round(s["smoothed_accuracy"] * total)
         if "smoothed_accuracy_interval_95" in s:
             low, high = percents(s["smoothed_accuracy_interval_95"])
-            more = f"{good} of {total} clips; 95{NBSP}% interval {low} to {high}"
+            more = f"{good} of {total} clips; 95{NBSP}% interval {low} to {high}{_of_few(run)}"
         else:
             more = f"{good} of {total} clips; no interval: {s['no_interval']}"
         out.append({"name": "Certified, right label", "value": percent(good, total), "more": more})
@@ -197,6 +203,15 @@ def tiles(run: Run) -> list[dict[str, Any]]:
             more = f"{at} of {s['certified']} certificates hold at the largest radius asked about"
         out.append({"name": "At the ceiling", "value": percent(at, s["certified"]), "more": more})
     return out
+
+
+def _of_few(run: Run) -> str:
+    """Say where clips belong together by their names, and an interval takes them as drawn one by one."""
+    names, what = grouping([str(r["clip"]) for r in run.usable])
+    groups = len(set(names))
+    if what == "clip" or groups == len(names):
+        return ""
+    return f"; the clips are of {groups} {what}s by their names, and for new {what}s it is too narrow"
 
 
 def attack_summary(run: Run) -> dict[str, Any] | None:

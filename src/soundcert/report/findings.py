@@ -47,6 +47,9 @@ def run_flags(run: Run) -> list[Flag]:
             )
     if contract.get("trained_otherwise"):
         out.append(Flag("trained-otherwise", str(contract["trained_otherwise"])))
+    silent = [r["clip"] for r in run.usable if r["object_norm"] == 0] if location != "feature" else []
+    if silent:
+        out.append(Flag("silent-clip", f"{len(silent)} of {len(run.usable)} clips, such as {silent[0]!r}"))
     low = [r["ceiling"] / r["sigma"] for r in run.usable if 0 < r["ceiling"] < r["sigma"]]
     if low and not any(r.get("policy") == "decide" for r in run.usable):
         out.append(Flag("small-ceiling", f"{min(low):.3g}σ on {len(low)} of {len(run.usable)} clips"))

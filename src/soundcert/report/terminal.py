@@ -139,7 +139,9 @@ def summary_view(
     contract = contract or {}
     rows = []
     if kind := contract.get("kind"):
-        rows.append(("contract", f"{kind}: an ℓ2 ball around the {contract.get('certified_object', 'object')}"))
+        rows.append(
+            ("contract", f"{kind}: an ℓ2 ball around the {contract.get('certified_object', 'object')}")
+        )
     rows.append(
         (
             "clips",
@@ -164,7 +166,9 @@ def summary_view(
         if every and (other := summary["certified"] - right):
             rows.append(("certified as another label", f"{other} of {summary['certified']}"))
         curves = [
-            _curve_table(summary, "radius", f"radius, {contract['unit']}" if contract.get("unit") else "radius"),
+            _curve_table(
+                summary, "radius", f"radius, {contract['unit']}" if contract.get("unit") else "radius"
+            ),
             _curve_table(summary, "snr_db", "SNR-equivalent, dB"),
             _curve_table(summary, "file_snr_db", "SNR of the file, dB"),
         ]

@@ -246,6 +246,13 @@ def _is_device(name: object) -> bool:
 def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:
     """Raise ConfigError where a clip's label is not one of the model's."""
     if pipe.labels is None:
+        # Classes are then called 0, 1, …; a run whose labels are words would say that all its certificates are wrong.
+        words = [item for item in items if item.label is not None]
+        if words and not any(str(item.label).isdecimal() for item in words):
+            raise ConfigError(
+                f"the model names no labels, so that its classes are called 0, 1, …, but clip {words[0].name} has label "
+                f"{words[0].label!r}: give the model stage `labels: […]`, in the order of its outputs"
+            )
         return
     for item in items:
         if item.label is not None and item.label not in pipe.labels:

@@ -116,9 +116,8 @@ def sphere_pull_back(norm: Tensor, radius: Tensor, scale: float, floor: float, m
 def _floored(norm: Tensor, floor: float, mode: FloorMode, stage: Stage) -> Tensor:
     """Return the divisor: the norm with its floor applied. A silent row without a floor is an error."""
     if floor == 0:
-        if (
-            norm.device.type != "cpu"
-        ):  # to ask would stall it: a silent row becomes NaN, which votes for no class
+        # Elsewhere than on a CPU the question would stall the device: a silent row becomes NaN, which votes for no class.
+        if norm.device.type != "cpu":
             return torch.where(norm == 0, math.nan, norm)
         if bool((norm == 0).any()):
             raise InputError(
