@@ -1,5 +1,6 @@
 """Certified robustness for audio classifiers, with the space that each certificate lives in."""
 
+import soundcert.starting as _starting  # noqa: F401  first: what follows takes seconds
 from soundcert import bounds, diagnostics, stages
 from soundcert.attack import Attack, attack
 from soundcert.audio import Clip, load_clip

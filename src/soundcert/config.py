@@ -1,4 +1,4 @@
-"""The YAML that a user writes: data, pipeline, certify, train. Every mistake is one clear line.
+"""The YAML that a user writes: data, pipeline, certify, train. What is wrong is told in one clear line.
 
 Paths in a config are relative to the file that names them.
 """
@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
-from soundcert.data import DataConfig
-from soundcert.errors import ConfigError, did_you_mean
+from soundcert.data import LIST_SUFFIXES, DataConfig
+from soundcert.errors import ConfigError, did_you_mean, nearest
 from soundcert.models.loaders import BUILT_IN, PACKAGE, hf, is_loader, loader_of
 from soundcert.stages import Model, Stage, known_stages, stage_class
 from soundcert.stages.model import BUNDLED
@@ -25,6 +27,7 @@ from soundcert.stages.model import BUNDLED
 MAX_CONFIG_BYTES = 200_000  # more would take the YAML parser seconds
 MAX_KEYS = 20_000
 MAX_DIGITS = 400
+MAX_TOLD = 5  # mistakes that one line puts into words
 StageSpec = str | Mapping[str, Mapping[str, Any] | None]
 
 
@@ -48,7 +51,7 @@ class _OneLine(type(BaseModel)):  # type: ignore[misc]
         try:
             return super().__call__(*args, **kwargs)
         except pydantic.ValidationError as error:
-            raise ConfigError(f"{self.__name__}: {_first_mistake(error, self)}") from None
+            raise ConfigError(f"{self.__name__}: {_Mistakes().add_all(error, self)}") from None
 
 
 class _Policy(_Numbers, metaclass=cast(Any, _OneLine)):  # type: ignore[metaclass]
@@ -237,28 +240,93 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validate(model: type[M], values: object, where: str) -> M:
-    """Build a pydantic model; ConfigError gives the first mistake in one line, with the nearest word."""
+    """Build a pydantic model; ConfigError gives the mistakes in one line, with the nearest words."""
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{where}: {_first_mistake(error, model)}") from None
+        raise ConfigError(f"{where}: {_Mistakes().add_all(error, model)}") from None
 
 
-def _first_mistake(error: pydantic.ValidationError, model: type[BaseModel] | None = None) -> str:
-    # An unknown word explains the missing one beside it, so it is told first.
-    mistakes = sorted(
-        error.errors(), key=lambda e: e["type"] not in ("extra_forbidden", "unexpected_keyword_argument")
-    )
-    first = mistakes[0]
-    place = ".".join(str(part) for part in first["loc"])
-    more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        owner = _owner(model, first["loc"][:-1])
-        known = owner.model_fields if owner else ()
-        return f"unknown field {place!r}{did_you_mean(str(first['loc'][-1]), known)}{more}"
-    got = "" if first["type"] == "missing" else f", got {_brief(first['input'])}"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{place}: {message}{got}{more}" if place else f"{message}{got}{more}"
+class _Mistakes:
+    """What is wrong, for one line: the first few in words, and how many more there are."""
+
+    def __init__(self) -> None:
+        self._words: list[str] = []
+        self._more = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._words)
+
+    def __str__(self) -> str:
+        return "; ".join([*self._words, *([f"and {self._more} more"] if self._more else [])])
+
+    def add(self, say: str | Callable[[], str]) -> None:
+        """Add a mistake; a file can hold thousands, so words that take time are asked for where there is room."""
+        if len(self._words) == MAX_TOLD:
+            self._more += 1
+            return
+        words = say if isinstance(say, str) else say()
+        start, hint, known = words.partition(" (known: ")
+        # The list of all that is known is long, and told once.
+        told = hint and any(before.endswith(hint + known) for before in self._words)
+        self._words.append(start if told else words)
+
+    def unknown(self, field: object, known: Iterable[str], where: str = "", place: object = None) -> None:
+        """Add a field that there is not; place: its full name."""
+        name = field if place is None else place
+        self.add(lambda: f"{where}unknown field {name!r}{did_you_mean(str(field), known)}")
+
+    def add_all(
+        self, error: pydantic.ValidationError, model: type[BaseModel] | None = None, where: str = ""
+    ) -> Self:
+        """Add what pydantic found. An unknown word explains a missing one that it is like, and is told in its place."""
+        found = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+        meant = set()
+        for one in found:
+            place = ".".join(str(part) for part in one["loc"])
+            owner = _owner(model, one["loc"][:-1])
+            if one["type"] == "extra_forbidden":
+                known = owner.model_fields if owner else ()
+                if len(self._words) < MAX_TOLD:
+                    meant.add((*one["loc"][:-1], nearest(str(one["loc"][-1]), known)))
+                self.unknown(one["loc"][-1], known, where, place)
+            elif one["type"] != "missing" or one["loc"] not in meant:
+                start = f"{where}{place}: " if place else where
+                self.add(partial(_words_of, one, _owner(model, one["loc"]), start))
+        return self
+
+
+def _words_of(mistake: Any, owner: type[BaseModel] | None, start: str) -> str:
+    """Say what was expected and what came; owner: the model that should stand there."""
+    kind, given = mistake["type"], mistake["input"]
+    if kind == "missing":
+        return f"{start}{mistake['msg']}"
+    if kind == "int_parsing" and (number := _whole(given)) is not None:
+        return f"{start}write {number} (YAML takes {given} for text)"
+    if kind == "model_type":
+        return f"{start}expected a mapping{_example(owner, given)}, got {_brief(given)}"
+    message = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{start}{message}, got {_brief(given)}"
+
+
+def _example(owner: type[BaseModel] | None, given: object) -> str:
+    """Show how the fields of a model are written, for data with the place that was given alone."""
+    if owner is None:
+        return ""
+    if owner is not DataConfig:
+        return f" such as {{{', '.join(f'{name}: …' for name in list(owner.model_fields)[:2])}}}"
+    root = given if isinstance(given, str) and 0 < len(given) <= 100 else "recordings"
+    source = "manifest" if root.lower().endswith(LIST_SUFFIXES) else "folder"
+    return f" such as {{source: {source}, root: {root}}}"
+
+
+def _whole(given: object) -> int | None:
+    """Return the whole number that text such as 1e4 means, None for other values."""
+    try:
+        number = float(given) if isinstance(given, str) else math.nan
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() and abs(number) < 2**53 else None
 
 
 def _brief(value: object) -> str:
@@ -311,6 +379,10 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML or JSON mapping safely."""
+    if path.is_dir():
+        raise ConfigError(
+            f"no config at {path}: it is a folder; give a YAML file, which names a folder of clips under its `data:`"
+        )
     if not path.is_file():
         raise ConfigError(f"no config at {path}")
     if path.stat().st_size > MAX_CONFIG_BYTES:
@@ -320,36 +392,80 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text") from None
     except (yaml.YAMLError, RecursionError, ValueError, OSError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path} is not valid YAML: {_problem(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping with `pipeline`, got {type(values).__name__}")
     return values
+
+
+def _problem(error: Exception) -> str:
+    """Say what the parser found and where, without the piece of text that it draws an arrow below."""
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
+        doing = f" ({error.context})" if error.context else ""
+        return f"{error.problem} at line {mark.line + 1}, column {mark.column + 1}{doing}"
+    # The text has no name there but this one.
+    return " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
 
 
 def load_config(path: str | Path) -> Config:
     """Read and check a configuration file. Stages are built later, by `build_stages`."""
     path = Path(path)
     values = read_yaml(path)
-    for key in values:
-        if key not in Config.model_fields:
-            raise ConfigError(f"{path}: unknown field {key!r}{did_you_mean(str(key), Config.model_fields)}")
-    if "pipeline" not in values:
-        raise ConfigError(f"{path}: `pipeline` is missing: a list of stages, with the noise among them")
+    mistakes = _Mistakes()
+    strange = [key for key in values if key not in Config.model_fields]
+    for key in strange:
+        mistakes.unknown(key, Config.model_fields)
+    meant = {nearest(str(key), Config.model_fields) for key in strange[:MAX_TOLD]}
+    if "pipeline" not in meant | values.keys():
+        mistakes.add("`pipeline` is missing: a list of stages, with the noise among them")
+    # Block by block, since some checks of the data end all others.
+    for key in [key for key in values if key in Config.model_fields]:
+        try:
+            Config.model_validate({"pipeline": [], key: values[key]})
+        except pydantic.ValidationError as error:
+            mistakes.add_all(error, Config)
+        except ConfigError as error:
+            mistakes.add(str(error))
+    if mistakes:
+        stages = values.get("pipeline")
+        for number, spec in enumerate(stages if isinstance(stages, list) else (), start=1):
+            _named(spec, number, mistakes)
+        raise ConfigError(f"{path}: {mistakes}")
     return validate(Config, values, str(path))
 
 
 def build_stages(
     specs: Iterable[StageSpec], base: Path | None = None, *, training: bool = False, trust: bool = False
 ) -> list[Stage]:
-    """Build stages from the YAML's list.
+    """Build stages from the YAML's list; ConfigError names the mistakes of all of them in one line.
 
     base: folder that weights are relative to. training: do not read weights, the network is to be made. trust:
     models that say `trust: true` may run the code that their files bring.
     """
-    return [_build(spec, number, base, training, trust) for number, spec in enumerate(specs, start=1)]
+    mistakes = _Mistakes()
+    named = [_named(spec, number, mistakes) for number, spec in enumerate(specs, start=1)]
+    stages = []
+    for stage in named:
+        # A model's file is not read for a pipeline that cannot be built.
+        if stage is not None and not (mistakes and stage.cls is Model):
+            stages.append(_build(stage, mistakes, base, training, trust))
+    if mistakes:
+        raise ConfigError(str(mistakes))
+    return [stage for stage in stages if stage is not None]
 
 
-def _build(spec: StageSpec, number: int, base: Path | None, training: bool, trust: bool) -> Stage:
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    """A stage as it is written, its name and fields known; `where` begins what is said of it."""
+
+    where: str
+    name: str
+    cls: type[Stage]
+    fields: dict[str, Any]
+
+
+def _named(spec: object, number: int, mistakes: _Mistakes) -> _Named | None:
+    """Read one stage, no further than names go; None where they are wrong."""
     where = f"pipeline, stage {number}"
     if isinstance(spec, str):
         name, fields = spec, {}
@@ -359,36 +475,50 @@ def _build(spec: StageSpec, number: int, base: Path | None, training: bool, trus
         name, given = next(iter(spec.items()))
         fields = dict(given or {})
     else:
-        raise ConfigError(
-            f"{where}: write one stage a line, as `- name: {{field: value}}`, got {_brief(spec)}"
-        )
+        mistakes.add(f"{where}: write one stage a line, as `- name: {{field: value}}`, got {_brief(spec)}")
+        return None
     try:
         cls = stage_class(str(name))
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        mistakes.add(f"{where}: {error}")
+        return None
     known = {f.name: f for f in dataclasses.fields(cls) if f.repr}  # type: ignore[arg-type]
     if cls is Model:
         fields = _third_party(fields, known)
+    where = f"{where} ({name})"
+    right = True
     for field in fields:
         if field not in known:
-            raise ConfigError(f"{where} ({name}): unknown field {field!r}{did_you_mean(str(field), known)}")
-        if isinstance(fields[field], bool) and known[field].type != "bool":
-            raise ConfigError(
-                f"{where} ({name}): {field} must not be true or false, got {fields[field]!r} "
+            mistakes.unknown(field, known, f"{where}: ")
+            right = False
+        elif isinstance(fields[field], bool) and known[field].type != "bool":
+            mistakes.add(
+                f"{where}: {field} must not be true or false, got {fields[field]!r} "
                 "(in YAML, yes, no, on and off are truth values)"
             )
-    if cls is Model:
+            right = False
+    return _Named(where, str(name), cls, fields) if right else None
+
+
+def _build(
+    stage: _Named, mistakes: _Mistakes, base: Path | None, training: bool, trust: bool
+) -> Stage | None:
+    """Make a stage of its fields; None where their values are wrong."""
+    fields = stage.fields
+    if stage.cls is Model:
         try:
             fields = _resolve_weights(fields, base, training, trust)
         except ConfigError as error:
-            raise ConfigError(f"{where} ({name}): {error}") from None
+            mistakes.add(f"{stage.where}: {error}")
+            return None
     try:
         # Lax mode turns YAML's lists into tuples and whole numbers into floats, and checks types.
-        return cast(Stage, _adapter(cls).validate_python(fields))
+        return cast(Stage, _adapter(stage.cls).validate_python(fields))
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{where} ({name}): {_first_mistake(error)}") from None
+        mistakes.add_all(error, where=f"{stage.where}: ")
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        mistakes.add(f"{stage.where.removesuffix(f' ({stage.name})')}: {error}")
+    return None
 
 
 def _adapter(cls: type[Stage]) -> TypeAdapter[Any]:

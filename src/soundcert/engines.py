@@ -36,7 +36,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from soundcert.errors import ConfigError, MissingDependencyError, ModelError, SoundcertError, did_you_mean
+from soundcert.errors import (
+    ConfigError,
+    MissingDependencyError,
+    ModelError,
+    SoundcertError,
+    did_you_mean,
+    how_to_install,
+)
 from soundcert.models import freeze, optimise
 from soundcert.models.ensemble import Ensemble
 
@@ -221,7 +228,7 @@ def _load(engine: EngineName) -> list[Any]:
         except ImportError as error:
             raise MissingDependencyError(
                 f"engine {engine!r} needs the package {package!r}, which is not installed: "
-                f"pip install 'soundcert[{EXTRAS[engine]}]'"
+                f"{how_to_install(EXTRAS[engine])}"
             ) from error
     return modules
 

@@ -54,6 +54,11 @@ class AbstainedError(SoundcertError, AttributeError):
     """
 
 
+def how_to_install(extra: str) -> str:
+    """Say how an extra is installed. There is no release: on a package index the name may be anybody's."""
+    return f"pip install -c constraints.txt '.[{extra}]' in soundcert's checkout"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the nearest known word, or the list of what is known.
 
@@ -63,7 +68,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     ' (known: mono, resample)'
     """
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if near:
-        return f" (did you mean {near[0]!r}?)"
+    near = nearest(word, known)
+    if near is not None:
+        return f" (did you mean {near!r}?)"
     return f" (known: {', '.join(known)})" if known else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like this one, None where none is like it.
+
+    >>> nearest("resamle", ["mono", "resample"])
+    'resample'
+    """
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)

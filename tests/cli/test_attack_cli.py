@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,18 @@ def test_limit_takes_a_sample_and_the_summary_is_for_people(cli, run):
     assert "times what is proven" in ran.out
     assert "proves nothing" in ran.out
     assert len(lines(run)) == 2
+
+
+@pytest.mark.parametrize(("limit", "total"), [((), 4), (("--limit", 3), 3), (("--limit", 9), 4)])
+def test_the_bar_knows_how_many_clips_there_are_before_the_first_is_done(cli, run, monkeypatch, limit, total):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(Attacker, "attack", interrupted)
+    ran = cli("attack", run, "--goal", "leave", *QUICK, *limit)
+    assert ran.code == 130
+    assert f"0/{total}" in re.sub(r"\x1b\[[0-9;]*m", "", ran.err)
 
 
 def test_a_bypass_is_kept_as_files_that_leave_the_ball(cli, home):

@@ -430,7 +430,16 @@ def test_a_message_stays_short_enough_to_read(cli, home):
 
 def test_a_config_that_is_not_there(cli, home):
     assert "no config at" in refused(cli, "certify", home / "nothing.yaml", "--out", home / "run")
-    assert "no config at" in refused(cli, "audit", home)
+    for call in (("audit", home), ("certify", home / "clips", "--out", home / "run"), ("train", home)):
+        assert "it is a folder" in refused(cli, *call)
+
+
+def test_mistakes_are_told_all_at_once_in_one_line(cli, home):
+    path = edited(home, "n0:", "n_0:")
+    path.write_text(path.read_text().replace("sigma:", "sgima:").replace("source:", "sourse:"))
+    error = refused(cli, "certify", path, "--out", home / "run")
+    for word in ("n0", "source", "sigma"):
+        assert f"did you mean '{word}'?" in error
 
 
 @pytest.mark.parametrize("bound", ["one-sided", "two-class"])
@@ -639,7 +648,7 @@ def test_an_engine_that_is_not_there_leaves_no_run_behind(cli, home, monkeypatch
     )
     ran = cli("certify", home / "other.yaml", "--out", home / "run")
     assert ran.code == 2
-    assert "pip install 'soundcert[onnx]'" in ran.err
+    assert "pip install -c constraints.txt '.[onnx]'" in ran.err
     assert not (home / "run").exists()
 
 

@@ -35,6 +35,7 @@ from soundcert.certify import SmoothedClassifier
 from soundcert.cli import app
 from soundcert.config import config_schema, load_config, read_yaml
 from soundcert.data import DataConfig, load_items
+from soundcert.report.forms import FORMS
 from soundcert.runs.attack_schema import attack_schema
 from soundcert.runs.schema import record_schema
 
@@ -79,6 +80,22 @@ def test_every_verb_has_help_with_an_example(cli, verb):
     assert f"Usage: soundcert {verb}" in text
 
 
+@pytest.mark.parametrize("verb", [*sorted(name for name in app if not name.startswith("-")), "data get"])
+def test_every_option_says_what_it_is(cli, verb):
+    called = app
+    for name in verb.split():
+        called = called[name]
+    assert not [one.name for one in called.assemble_argument_collection() if not one.parameter.help]
+    text = cli(*verb.split(), "--help").out
+    assert "default: ()" not in text
+    assert "--empty-" not in text, "nor are flags for empty lists offered"
+
+
+def test_the_forms_of_a_report_are_listed(cli):
+    text = " ".join(re.sub("[│╭╮╰╯]", " ", cli("report", "--help").out).split())
+    assert all(f" {form}" in text for form in ("html", "md", *FORMS))
+
+
 def test_without_a_verb_the_verbs_are_listed(cli):
     ran = cli()
     assert ran.code == 0
@@ -100,6 +117,23 @@ def test_the_version(cli):
         (("compare", "a", "b", "--resamples", "3.5"), "--resamples: expected a whole number, got '3.5'"),
         (("predict",), "--config"),
         (("schema", "result"), "results"),
+        (("certfy",), "See `soundcert --help`"),
+        (("certify",), "See `soundcert certify --help`"),
+        (("certify", "kws.yaml", "--out", "x", "--sede", "1"), "See `soundcert certify --help`"),
+        (("schema", "result"), "See `soundcert schema --help`"),
+        (("data", "get"), "See `soundcert data get --help`"),
+        (
+            ("certify", "kws.yaml", "--outt", "x"),
+            "unknown option --outt (did you mean --out?); `soundcert certify`",
+        ),
+        (
+            ("certify", "kws.yaml", "--outt=x", "--xyz", "3"),
+            "(did you mean --out?); unknown option --xyz; `soundcert",
+        ),
+        (
+            ("certify", "kws.yaml", "--seed", "3"),
+            "soundcert: `soundcert certify` needs --out (run directory to write).",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
@@ -775,7 +809,8 @@ def test_audit_lists_clips_that_cannot_be_used_and_exits_with_one(cli, home):
     assert len(ran.json["clips"]) == 4
     text = cli("audit", home / "kws.yaml")
     assert text.code == 1
-    assert "✗ low/silent.wav" in text.out
+    assert "✗ low/silent.wav: rms_normalize: the clip is silent" in " ".join(text.out.split())
+    assert text.out.count("low/broken.wav") == 1
 
 
 def test_audit_with_a_budget_of_the_call(cli, home):
@@ -822,3 +857,16 @@ def test_json_is_utf_8_whatever_the_names(cli, home):
     assert "low/grün 猫.wav" in [clip["clip"] for clip in ran.json["clips"]]
     assert cli("certify", home / "kws.yaml", "--out", home / "run").code == 0
     assert "low/grün 猫.wav" in [row["clip"] for row in records(home / "run")]
+
+
+def test_training_clips_are_told_of_where_no_split_is_named(cli, home):
+    """Found by a first-time user: clips that the model had learnt from were certified without a word."""
+    clips = sorted((home / "clips").rglob("*.wav"))
+    rows = [f"{c.relative_to(home)},{c.parent.name},{'training' if i else 'testing'}" for i, c in enumerate(clips)]
+    (home / "list.csv").write_text("\n".join(["file,label,split", *rows]) + "\n")
+    config = (home / "kws.yaml").read_text()
+    told = f"note: {len(clips) - 1} of the {len(clips)} clips are marked as training clips"
+    for split, said in (("", True), (", split: testing", False), (", split: training", False)):
+        text = re.sub(r"(?m)^data: .*$", f"data: {{source: manifest, root: list.csv{split}}}", config)
+        (home / "split.yaml").write_text(text)
+        assert (told in cli("audit", home / "split.yaml", "--n", 50).err) is said

@@ -67,7 +67,7 @@ def test_without_the_server_it_says_what_to_install(cli, tmp_path: Path, monkeyp
         monkeypatch.setitem(sys.modules, name, None)
     ran = cli("explore", tmp_path)
     assert ran.code == 2
-    assert "pip install 'soundcert[serve]'" in ran.err
+    assert "pip install -c constraints.txt '.[serve]'" in ran.err
 
 
 def test_the_export_needs_no_server(cli, tmp_path: Path, monkeypatch) -> None:

@@ -533,9 +533,9 @@ def test_a_wrong_length_says_what_to_put_above(zoo, tmp_path, cli, stages, said)
 @pytest.mark.parametrize(
     ("fields", "package", "command"),
     [
-        ({"onnx": "free.onnx"}, "onnxruntime", "pip install 'soundcert[onnx]'"),
-        ({"tflite": "free.onnx"}, "ai_edge_litert.interpreter", "pip install 'soundcert[tflite]'"),
-        ({"hf": "hf"}, "transformers", "pip install 'soundcert[hf]'"),
+        ({"onnx": "free.onnx"}, "onnxruntime", "pip install -c constraints.txt '.[onnx]'"),
+        ({"tflite": "free.onnx"}, "ai_edge_litert.interpreter", "pip install -c constraints.txt '.[tflite]'"),
+        ({"hf": "hf"}, "transformers", "pip install -c constraints.txt '.[hf]'"),
     ],
 )
 def test_a_missing_extra_says_which_to_install(zoo, tmp_path, monkeypatch, fields, package, command) -> None:

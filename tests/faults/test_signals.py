@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from rig import certify, check_same, copied, stopped_and_resumed, wait_for_lines
 
 from soundcert.cli.app import bar
 from soundcert.cli.ending import Stopped, advising, stopped, stopping_on_signals
+from soundcert.starting import is_command
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -96,3 +100,45 @@ def test_an_error_that_an_extension_makes_of_a_signal_is_the_signal(capsys: pyte
     assert capsys.readouterr().err == "soundcert: ended by SIGTERM; do it again\n"
     with pytest.raises(ValueError, match="an error of its own"), stopping_on_signals(), advising():
         raise ValueError("an error of its own")
+
+
+def interrupted_in_imports(tmp_path: Path, *command: str) -> tuple[int, bytes]:
+    """Send Ctrl-C to a process that is importing torch; return its exit code and what it says."""
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    source = Path(sys.modules["soundcert"].__file__ or "").parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{source}"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, *command], env=environment, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=50)
+    return process.returncode, told
+
+
+def test_a_signal_during_the_imports_is_told_in_one_line(tmp_path: Path):
+    assert interrupted_in_imports(tmp_path, "-m", "soundcert", "data") == (130, b"soundcert: interrupted\n")
+    script = tmp_path / "bin" / "soundcert"
+    script.parent.mkdir()
+    script.write_text("from soundcert.cli import main\nmain()\n")
+    assert interrupted_in_imports(tmp_path, str(script), "data") == (130, b"soundcert: interrupted\n")
+
+
+def test_a_signal_during_the_imports_of_another_program_is_its_own(tmp_path: Path):
+    _, told = interrupted_in_imports(tmp_path, "-c", "import soundcert")
+    assert told.endswith(b"KeyboardInterrupt\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "is_it"),
+    [
+        ("/usr/bin/soundcert", ["python", "/usr/bin/soundcert", "data"], True),
+        ("soundcert.exe", ["soundcert.exe"], True),
+        ("-m", ["python", "-X", "dev", "-m", "soundcert", "data"], True),
+        ("-m", ["python", "-m", "pytest", "soundcert"], False),
+        ("/bin/pytest", ["python", "/bin/pytest", "-m", "soundcert"], False),
+        ("", [], False),
+    ],
+)
+def test_only_the_command_line_is_taken_for_it(script, words, is_it):
+    assert is_command(script, words) is is_it

@@ -143,6 +143,19 @@ def test_the_line_says_which_file(tmp_path):
         ("certify: {}\n", r"`pipeline` is missing"),
         (GOOD + "certify: 5\n", r"certify: .*got 5"),
         (GOOD + "certify: {n: 10.5}\n", r"certify\.n: .*integer.*10\.5"),
+        (GOOD + "certify: {n: 1e4}\n", r"certify\.n: write 10000 \(YAML takes 1e4 for text\)$"),
+        (GOOD + "certify: {n0: 1.5e1}\n", r"certify\.n0: write 15 "),
+        (GOOD + "certify: {n: 1e-4}\n", r"certify\.n: .*integer.*'1e-4'"),
+        (GOOD + "certify: {n: 1e999}\n", r"certify\.n: .*integer.*'1e999'"),
+        ("pipeline:\n  - log_mel: {n_mels: 4e1}\n", r"\(log_mel\): n_mels: write 40 "),
+        (GOOD + "data: rec\n", r"data: expected a mapping such as \{source: folder, root: rec\}, got 'rec'$"),
+        (GOOD + "data: my/list.CSV\n", r"such as \{source: manifest, root: my/list\.CSV\}, got"),
+        (GOOD + "data: [rec]\n", r"such as \{source: folder, root: recordings\}, got \['rec'\]"),
+        (
+            GOOD + "certify: {decide: 0.5}\n",
+            r"certify\.decide: .*such as \{radii: …, futility: …\}, got 0\.5",
+        ),
+        (GOOD + "train: {extra: [rec]}\n", r"train\.extra\.0: expected a mapping, got 'rec'"),
         (GOOD + "certify: {n: 0}\n", r"certify\.n: .*greater than or equal to 1, got 0"),
         (GOOD + "certify: {alpha: 1}\n", r"certify\.alpha: .*less than 1, got 1"),
         (GOOD + "certify: {alpha: 0}\n", r"certify\.alpha: .*greater than 0, got 0"),
@@ -150,13 +163,84 @@ def test_the_line_says_which_file(tmp_path):
         (GOOD + "certify: {micro_batch: 5000}\n", r"certify\.micro_batch: .*4096"),
         ("- a\n", r"must hold a mapping with `pipeline`, got list"),
         ("", r"must hold a mapping with `pipeline`, got NoneType"),
-        ("pipeline: [a\n", r"is not valid YAML"),
-        ("pipeline:\n\t- a\n", r"is not valid YAML"),
+        (
+            "pipeline: [a\n",
+            r"config\.yaml is not valid YAML: .* at line 2, column 1 \(while parsing a flow sequence\)$",
+        ),
+        ("pipeline:\n\t- a\n", r"is not valid YAML: .* at line 2, column 1"),
+        ("a: \x00\n", r"is not valid YAML: unacceptable character .* at position 3$"),
         ("1: 2\npipeline: []\n", r"unknown field 1"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(tmp_path, text, expected):
     assert re.search(expected, refusal(tmp_path, text))
+
+
+# --- several mistakes ------------------------------------------------------------------------------
+
+
+def test_all_mistakes_of_a_config_are_told_at_once(tmp_path):
+    text = (
+        "pipeline:\n  - mon\n"
+        + NOISE
+        + MODEL
+        + "certfy: {}\ncertify: {aplha: 0.1, n: 0}\ndata: {source: foldr, root: .}\n"
+    )
+    told = refusal(tmp_path, text).removeprefix(f"{tmp_path / 'config.yaml'}: ").split("; ")
+    assert told == [
+        "unknown field 'certfy' (did you mean 'certify'?)",
+        "unknown field 'certify.aplha' (did you mean 'alpha'?)",
+        "certify.n: should be greater than or equal to 1, got 0",
+        "data.source: expected a known source, got 'foldr' (did you mean 'folder'?)",
+        "pipeline, stage 1: unknown stage 'mon' (did you mean 'mono'?)",
+    ]
+
+
+def test_five_mistakes_are_told_and_the_others_counted(tmp_path):
+    fields = ", ".join(f"field{i}: 1" for i in range(8))
+    told = refusal(tmp_path, GOOD + f"certify: {{{fields}}}\n").split("; ")
+    assert len(told) == 6
+    assert told[-1] == "and 3 more"
+    assert sum("(known: alpha, " in one for one in told) == 1, "what is known is told once"
+
+
+def test_a_word_that_is_missing_is_not_told_beside_the_typo_that_explains_it(tmp_path):
+    assert "required" not in refusal(tmp_path, GOOD + "data: {sorce: folder, root: .}\n")
+    assert "`pipeline` is missing" not in refusal(tmp_path, "pipline: []\n")
+    both = refusal(tmp_path, GOOD + "data: {surprise: folder, root: .}\n")
+    assert "'data.surprise'" in both
+    assert "data.source: Field required" in both
+
+
+def test_a_policy_made_in_python_tells_all_its_mistakes():
+    with pytest.raises(ConfigError, match=r"Decide: unknown field 'radius' .*'radii'.*; futility: "):
+        sc.Decide(radius=[1], futility=2)
+
+
+def test_mistakes_of_several_stages_are_told_at_once(tmp_path):
+    text = (
+        "pipeline:\n  - mon\n  - log_mel: {n_mel: 40, flor: 1}\n  - fit: {}\n  - quantize: {bits: many}\n"
+        "  - gaussian_noise: {sigma: yes}\n" + MODEL
+    )
+    told = refusal(tmp_path, text).split("; ")
+    assert [one.split(":")[0] for one in told[:5]] == [
+        "pipeline, stage 1",
+        "pipeline, stage 2 (log_mel)",
+        "pipeline, stage 2 (log_mel)",
+        "pipeline, stage 5 (gaussian_noise)",
+        "pipeline, stage 3",
+    ]
+    assert told[5] == "and 1 more"
+
+
+def test_a_model_is_not_read_for_a_pipeline_that_is_wrong(tmp_path):
+    text = "pipeline:\n  - quantize: {bits: many}\n" + NOISE + "  - model: {weights: none.safetensors}\n"
+    assert "bits" in refusal(tmp_path, text)
+
+
+def test_thousands_of_mistakes_are_counted_soon(tmp_path):
+    text = GOOD + "certify: {" + ", ".join(f"a{i}: 1" for i in range(10_000)) + "}\n"
+    assert refusal(tmp_path, text).endswith("; and 9995 more")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +277,7 @@ def test_a_typo_in_a_networks_name_is_told_when_the_config_is_read(tmp_path):
 def test_a_missing_a_binary_and_a_huge_config_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no config at"):
         load_config(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="no config at"):
+    with pytest.raises(ConfigError, match=r"no config at .*: it is a folder; give a YAML file"):
         load_config(tmp_path)
     path = tmp_path / "config.yaml"
     path.write_bytes(b"pipeline: \xff\xfe")

@@ -429,4 +429,4 @@ def test_without_ray_the_error_names_the_package_to_install(home, tmp_path, monk
     call = ["certify", str(home / "kws.yaml"), "--out", str(tmp_path / "run"), "--executor", "ray"]
     assert command_line(call) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install 'soundcert[ray]'" in line
+    assert "pip install -c constraints.txt '.[ray]'" in line

@@ -291,7 +291,36 @@ def test_a_budget_has_no_intervals_anywhere(make, tmp_path):
     assert "no intervals" in said["Result"]
     assert "95\u00a0% interval" not in said["Result"]
     front = yaml.safe_load(text_of(run, "model-index", tmp_path).split("---\n")[1])
-    assert {m["args"]["interval_95"] for m in front["model-index"][0]["results"][0]["metrics"]} == {None}
+    metrics = front["model-index"][0]["results"][0]["metrics"]
+    assert {m["args"]["interval_95"] for m in metrics} == {None}
+    assert metrics[0]["args"]["no_interval"] == "a budget ties the clips together"
+
+
+def front_of(run: Run, tmp_path: Path) -> dict[str, Any]:
+    front = yaml.safe_load(text_of(run, "model-index", tmp_path).split("---\n")[1])
+    return front["model-index"][0]["results"][0]
+
+
+def test_the_clips_of_a_card_are_those_that_its_shares_are_over(make, plain, tmp_path):
+    """Found by a reviewer: failed clips counted among them, so that no share was a whole number of clips."""
+    args = front_of(plain, tmp_path)["dataset"]["args"]
+    assert (args["clips"], args["failed"], "without_label" in args) == (4, 1, False)
+    run = make([certified("a"), certified("b", truth=None), certified("c", truth="no")], name="some", clips=9)
+    result = front_of(run, tmp_path)
+    args = result["dataset"]["args"]
+    assert (args["clips"], args["without_label"], "failed" in args) == (2, 1, False)
+    assert result["metrics"][0]["value"] == 1 / args["clips"]
+    assert {m["args"].get("clips", 2) for m in result["metrics"]} == {args["clips"]}
+
+
+def test_a_card_says_that_a_figure_does_not_exist(make, plain, tmp_path):
+    args = front_of(make([certified("a", truth="no"), abstained("b")], name="none"), tmp_path)["metrics"][0][
+        "args"
+    ]
+    assert args["median_radius"] == "none: no clip is certified and correct"
+    assert args["signal_relative_scale"].startswith("none: ")
+    args = front_of(plain, tmp_path)["metrics"][0]["args"]
+    assert not {"median_radius", "signal_relative_scale"} & set(args)
 
 
 def test_decide_is_about_the_radii_asked(make):

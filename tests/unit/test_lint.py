@@ -27,6 +27,7 @@ from soundcert.lint import tables as reading_tables
 from soundcert.lint.fields import FIELDS, point_of, resolve
 from soundcert.lint.forms import as_dict, as_github, as_junit
 from soundcert.lint.numbers import clean, parse, parse_interval
+from soundcert.lint.prose import mentions, parts_of
 from soundcert.lint.word_rules import asked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -377,6 +378,21 @@ def test_a_rule_about_rows_finds_what_it_is_for(tmp_path, rule, level, rows):
     assert levels(fine, rule, n="100000", alpha="0.001", sigma="0.25") == []
 
 
+@pytest.mark.parametrize(("outcome", "found"), [("certified", []), ("wrong label", []), ("ok", ["warning"])])
+@pytest.mark.parametrize("column", ["status", "outcome"])
+def test_an_outcome_says_whether_radius_0_is_an_abstention(tmp_path, outcome, found, column):
+    rows = [("a", outcome, "yes", "0.0"), ("b", outcome, "no", "0.3"), ("c", "abstained", "", "")]
+    csv = tmp_path / "r.csv"
+    csv.write_text("\n".join(",".join(r) for r in [("clip", column, "predict", "radius"), *rows]))
+    md = tmp_path / "r.md"
+    md.write_text(
+        "\n".join(f"| {' | '.join(r)} |" for r in [("clip", column, "answer", "radius"), ("---",) * 4, *rows])
+    )
+    assert levels(csv, "abstention-as-class") == found
+    assert levels(md, "abstention-as-class") == found
+    assert "abstention" not in " ".join(f.message for f in lint_report(csv)[1] if f.rule == "missing")
+
+
 def test_a_radius_above_the_ceiling_says_which_budget_it_would_fit(tmp_path):
     path = table(tmp_path, [(i, 1, 1, 0.978, 1) for i in range(3)])
     found = lint_report(path, given={"n": "100000", "alpha": "0.001", "sigma": "0.25"})[1]
@@ -717,6 +733,136 @@ def test_lines_and_code(tmp_path):
     fields = read_report(path).results[0].fields
     assert (fields["sigma"].place.line, fields["n"].place.line) == (3, 11)
     assert "alpha" not in fields
+
+
+# --- prose -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Noise: Gaussian, sigma = 0.25, n0 = 100, N = 1,000, alpha = 0.001.",
+        "sigma = 0.25, n0 = 100, n = 1000, alpha = 0.001",
+        "- sigma: 0.25; n0: 100; n: 1 000 and alpha: 1e-3",
+        r"$\sigma = 0.25$, $n_0 = 100$, $n = 10^3$, $\alpha = 10^{-3}$",
+        "Noise: Gaussian (sigma = 0.25, n0 = 100, n = 1000 draws, alpha = 1/1000).",
+        "Noise: i.i.d. Gaussian with sigma=0.25,n0=100,n=1k,alpha=0.1 %. The rest is said below.",
+        "| noise | Gaussian, sigma = 0.25, n0 = 100, n = 1000, alpha = 0.001 |\n|---|---|",
+    ],
+)
+def test_fields_that_stand_on_one_line_are_read(tmp_path, line):
+    """Found by a reviewer: the first alone was read, or all of it as σ, and an impossible radius was not found."""
+    path = tmp_path / "paper.md"
+    if line.startswith("|"):
+        line = "| field | value |\n|---|---|\n" + line.partition("\n")[0]
+    path.write_text(f"# Method\n\n{line}\n\nCertified radius: 0.95\n", encoding="utf-8")
+    result = read_report(path).results[0]
+    for name, value in (("sigma", 0.25), ("n0", 100), ("n", 1000), ("alpha", 0.001)):
+        assert result.number(name).value == pytest.approx(value), name
+    assert levels(path, "radius-above-ceiling") == ["error"]  # 0.25 Φ⁻¹(0.001^(1/1000)) = 0.616
+    assert levels(path, "several-values") == []
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("radius: 0.95", "radius: 0.61"), encoding="utf-8"
+    )
+    assert levels(path, "radius-above-ceiling") == []
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        ("sigma", "0.25, 0.5, 1.0"),
+        ("sigma", "0.25, sigma = 0.5"),
+        ("sigma", "0.25, n0 = 100, lr = 0.01, n = 1000"),  # what lr is, is not known
+        ("noise", "Gaussian, trained with lr = 0.01, sigma = 0.25"),
+        ("sigma", "0.25, n = 1000, 2000"),
+        ("alpha", "0.001, one-sided"),
+        ("clean accuracy", "91 %, n = 300"),  # clips, more likely than draws
+        ("radius", "0.5 (sigma = 0.25, n = 300 clips)"),
+        ("preprocessing", "log-mel, window = 25 ms"),
+        ("gain policy", "per clip, before the noise: rms_normalize(target=1)"),
+        ("median radius", "r = 0.5, sigma = 0.25"),
+        ("r", "0.25: 60 %, r = 0.5: 43 %"),
+        ("certified accuracy at 0.5", "60 %, sigma = 0.25"),
+        ("epochs", "30, sigma = 0.25"),
+    ],
+)
+def test_other_lines_are_left_whole(label, text):
+    assert parts_of(label, text) == [(label, text)]
+
+
+def test_a_line_with_other_names_is_no_list_of_values(tmp_path):
+    path = card(tmp_path, {"σ": "0.0025 (RMS 1 per clip), batch = 64, lr = 0.01"})
+    assert read_report(path).results[0].number("sigma").value == 0.0025
+    assert levels(path, "several-values") == []
+
+
+def test_text_that_was_not_read_is_said_to_be(tmp_path, capsys):
+    path = tmp_path / "paper.md"
+    path.write_text(
+        "norm: l2\n\nWe certify at alpha 0.001, with n = 1000 draws.\n\nNoise: Gaussian of sigma 0.25.\n"
+        "\n```\nseed: 3\n```\n"
+    )
+    report, found = lint_report(path)
+    said = {f.message: f.place.line for f in found if f.rule == "missing"}
+    assert said["not found: α; line 3 that was not read may state it"] == 3
+    assert said["not found: n, draws that bound the probability; line 3 that was not read may state it"] == 3
+    assert said["not found: σ; line 5 that was not read may state it"] == 5
+    assert said["not found: seed; line 8 that was not read may state it"] == 8
+    assert said["not found: bound"] is None
+    assert not any("not stated" in message for message in said)
+    assert [u.partition(":")[0] for u in report.unread] == ["line 3", "line 5", "line 8"]
+    assert run(["lint", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "not read or not understood, so not checked: line 3: We certify at alpha 0.001" in out
+    assert "fields not found" in out
+
+
+def test_what_stands_elsewhere_is_not_looked_for_in_prose(tmp_path):
+    """Fields that were read are no lines to look at, and a card of fields alone is said to not state the others."""
+    prose = "The larger σ is, the larger α = 0.001 makes the radius of 3 clips.\n"
+    report, found = lint_report(card(tmp_path, {"seed": None}, prose))
+    assert [f.message for f in found] == ["not found: seed"]
+    assert report.unread == ()
+    assert [f.message for f in lint_report(card(tmp_path, {"seed": None}))[1]] == ["not stated: seed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("with $N=10{,}000$ noisy draws", {"n"}),
+        ("where N_0 = 100, and $\\alpha$ is small", {"n0", "alpha"}),
+        ("a radius of 0.95 in l2, drawn with seed 3", {"raw_radius", "norm", "seed"}),
+        (
+            "peak normalization; 16 kHz, 5 s clips of ESC-50",
+            {"gain_policy", "rate", "seconds", "clips", "dataset"},
+        ),
+        ("a sentence on the nature of things, again and again = 3", set()),
+    ],
+)
+def test_words_of_fields_in_prose(text, names):
+    assert mentions(text) == names
+
+
+def test_a_program_is_no_card(tmp_path, capsys):
+    """Found by a reviewer: 21 fields were missing in `train.py`."""
+    code = "import torch\n\nrate = 16000\nsigma = 0.25\nradius: float = 9.0\n"
+    for name in ("train.py", "train.cpp", "train"):
+        path = tmp_path / name
+        path.write_text(("#!/usr/bin/env python\n" if name == "train" else "") + code)
+        assert run(["lint", str(path)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "is a program, in which no field of a report is looked for" in err and err.count("\n") == 1
+
+
+def test_prose_alone_states_nothing_even_with_a_field_given(tmp_path, capsys):
+    path = tmp_path / "paper.txt"
+    path.write_text("Once upon a time,\nthere was a sigma of 0.25.\n")
+    assert run(["lint", str(path), "--given", "n=1000"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "states nothing that is known as a field" in err and "line 2: there was a sigma of 0.25." in err
+    assert err.count("\n") == 1
 
 
 # --- hostile input ---------------------------------------------------------------------------------

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,6 +16,7 @@ from rich.console import Console
 from helpers import IN_FEATURES, WAVEFORM, folder_of_tones, tone, write, write_tone_model, yaml_of
 from soundcert.bounds import monte_carlo_ceiling
 from soundcert.cli import run as cli
+from soundcert.diagnostics import norm_ratio_db
 from soundcert.lint import lint_report
 from soundcert.lint.reading import read_report
 from soundcert.report.accuracy import accuracy_rows
@@ -21,6 +25,7 @@ from soundcert.report.stated import clock_of, stated
 from soundcert.report.tables import contract_rows
 from soundcert.report.terminal import summary_view
 from soundcert.runs import open_run
+from soundcert.runs.certify_run import data_facts
 from soundcert.stages import FEATURE_STAGES
 from synthetic import CONTRACT, many, record, write_run
 
@@ -57,7 +62,7 @@ def found_in(path: Path) -> tuple[set[str], list[str]]:
     missing, others = set(), []
     for finding in lint_report(path)[1]:
         if finding.rule == "missing":
-            missing.add(finding.message.removeprefix("not stated: "))
+            missing.add(re.sub(r"^not (?:stated|found): |;.*", "", finding.message))
         elif finding.level != "note":
             others.append(f"{finding.rule}: {finding.message}")
     return missing, others
@@ -104,6 +109,85 @@ def test_lengths_in_samples_and_clips_that_failed_pass_too(runs: Path, tmp_path:
     missing, others = found_in(path)
     assert missing == LACKS.get(form, set())
     assert others == []
+
+
+def decided(clip: str, radius: float | None, **more: Any) -> dict[str, Any]:
+    """A record under `decide` that asked about 0 and 0.3."""
+    row = {**record(clip, 500 if radius is None else 990, **more), "policy": "decide", "radii": [0.0, 0.3]}
+    row |= {"cap": 1000, "ceiling": 0.3, "saturated": radius == 0.3}
+    if radius is not None:
+        views = {"r_over_sigma": 2 * radius}
+        row |= {"radius": radius, "views": views | ({"snr_db": norm_ratio_db(126.5, 0.3)} if radius else {})}
+    return {key: value for key, value in row.items() if key != "spaces"}
+
+
+def in_features(row: dict[str, Any]) -> dict[str, Any]:
+    views = {"r_over_sigma": 1.0, "norm_ratio_db": 40.0}
+    return {key: value for key, value in row.items() if key != "spaces"} | (
+        {"views": views} if "views" in row else {}
+    )
+
+
+#: Right runs in which some figure does not exist, with the figures that there are.
+ODD: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "certified at radius 0": lambda: [*(decided(f"{i}", 0.3) for i in range(3)), decided("0 it is", 0.0),
+                                      decided("wrong", 0.0, truth="no"), decided("none", None)],
+    "at radius 0 alone": lambda: [*(decided(f"{i}", 0.0) for i in range(3)), decided("none", None)],
+    "failed clips": lambda: [*(record(f"{i}", 900 - 10 * i, truth="yes" if i < 17 else "no") for i in range(21)),
+                             *({"clip": f"f{i}", "status": "failed", "reason": "empty", "truth": "yes"} for i in range(3))],
+    "none correct": lambda: [*(record(f"{i}", 900 - i, truth="no") for i in range(4)), record("none", 500)],
+    "none correct, of features": lambda: [in_features(record(f"{i}", 900 - i, truth="no")) for i in range(4)],
+    "none certified": lambda: [record(f"{i}", 500) for i in range(4)],
+    "budget": lambda: [{**record(f"{i}", 900 + i), "policy": "budget"} for i in range(4)],
+    "no labels": lambda: [record(f"{i}", 900 + i, truth=None) for i in range(4)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["run", "report.json", *FORMS])
+@pytest.mark.parametrize("name", ODD)
+def test_a_correct_report_in_which_a_figure_does_not_exist_passes(
+    tmp_path: Path, name: str, form: str
+) -> None:
+    """Found by a reviewer: the page says that they pass in every form, and these did not."""
+    if name == "no labels" and form == "model-index":
+        pytest.skip("a model index is made of accuracies")
+    certify: dict[str, Any] = {"n0": 100, "n": 1000, "alpha": 0.001, "seed": 0, "bound": "one-sided"}
+    certify |= {"decide": {"radii": [0.0, 0.3]}} if "radius 0" in name else {}
+    certify |= {"budget": {"passes": 5000}} if name == "budget" else {}
+    steps = [{"resample": {"rate": 16_000}}, {"fit": {"seconds": 1.0}}]
+    contract = {
+        **CONTRACT,
+        "pre_noise": ["resample(rate=16000)", "fit(seconds=1)"],
+        "gain_policy": "none: the file's own",
+    }
+    if "features" in name:
+        steps.append({"log_mel": {}})
+        contract |= {"kind": "feature-space smoothing", "certified_object": "log-mel features", "unit": "nats",
+                     "perturbation_location": "feature"}  # fmt: skip
+    run = write_run(
+        tmp_path / "run", ODD[name](), contract=contract, statement="What is certified: see the contract.",
+        config={"data": {"source": "folder", "root": "clips"}, "pipeline": steps, "certify": certify},
+        identity={"config": "0" * 32, "model": "1" * 32, "data": "2" * 32},
+    )  # fmt: skip
+    path = run
+    if form == "report.json":
+        path = run / form
+        facts = {"format": 1, "contract": contract, "certify": certify, "summary": open_run(run).summary}
+        path.write_text(json.dumps({**facts, "data": data_facts({"source": "folder", "root": "clips"})}))
+    elif form in FORMS:
+        path = tmp_path / FORMS[form]
+        assert cli(["report", str(run), "--format", form, "--out", str(path)]) == 0
+    missing, others = found_in(path)
+    assert missing == LACKS.get(form, set())
+    assert others == []
+
+
+def test_radii_that_were_asked_about_are_no_certificates(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(
+        json.dumps({"contract": {"sigma": 0.5}, "summary": {}, "certify": {"decide": {"radii": [0, 9]}}})
+    )
+    assert read_report(path).results[0].rows is None
 
 
 def test_clips_of_several_lengths_are_said_to_be(runs: Path, tmp_path: Path) -> None:

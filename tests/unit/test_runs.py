@@ -45,7 +45,7 @@ from soundcert.data import load_items
 from soundcert.data.items import Item
 from soundcert.errors import ConfigError, RunError
 from soundcert.runs import RunDirectory, certify_run, read_records, summarise
-from soundcert.runs.certify_run import check_labels
+from soundcert.runs.certify_run import check_made_up
 from soundcert.runs.directory import write_json
 
 
@@ -398,8 +398,45 @@ def test_a_resume_with_other_data_is_refused(copied, whole, change):
     else:
         text = (copied / "kws.yaml").read_text()
         (copied / "kws.yaml").write_text(text.replace("root: clips", "root: clips, label_map: {low: high}"))
-    with pytest.raises(RunError, match="was begun with another data:"):
+    now = {"more": 8, "fewer": 6}.get(change, 7)
+    how = {
+        "more": r"\)",  # behind all that are recorded
+        "fewer": "; number 4 was 'low/0.wav', is 'low/1.wav'",
+        "renamed": "; number 4 was 'low/0.wav', is 'low/00.wav'",
+        "relabelled": "; 'low/0.wav' was labelled 'low', is 'high'",
+    }[change]
+    with pytest.raises(RunError, match=rf"was begun with another list of clips \(7 then, {now} now{how}"):
         certify(copied, whole, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("clips", "words"),
+    [
+        ([("a", "x"), ("b2", "x"), ("c", None)], "(3 then, 3 now; number 2 was 'b', is 'b2')"),
+        ([("a", "x"), ("b", "y")], "(3 then, 2 now; 'b' was labelled 'x', is 'y')"),
+        ([("a", None)], "(3 then, 1 now; 'a' was labelled 'x', is None)"),
+        ([("a", "x"), ("b", "x"), ("d", None)], "(3 then, 3 now)"),  # the third was not certified yet
+        ([], "(3 then, 0 now)"),
+    ],
+)
+def test_how_another_list_differs_is_told_as_far_as_clips_are_recorded(tmp_path, clips, words):
+    with RunDirectory(tmp_path / "run", {"data": "0"}, {"clips": 3}, resume=False) as run:
+        for name in ("a", "b"):
+            run.append({"clip": name, "status": "failed", "reason": "", "truth": "x"})
+    with pytest.raises(RunError) as caught:
+        RunDirectory(tmp_path / "run", {"data": "1"}, {"clips": len(clips)}, resume=True, clips=clips)
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} was begun with another list of clips {words}: a run cannot change midway; "
+        "choose another --out"
+    )
+
+
+def test_another_list_is_told_of_a_run_whose_records_cannot_be_read(tmp_path):
+    with RunDirectory(tmp_path / "run", {"data": "0"}, {}, resume=False):
+        pass
+    (tmp_path / "run" / "certificates.jsonl").write_text("[1]\n")
+    with pytest.raises(RunError, match="begun with another list of clips: a run"):
+        RunDirectory(tmp_path / "run", {"data": "1"}, {"clips": 1}, resume=True, clips=[("a", None)])
 
 
 def test_everything_that_changed_is_named(copied, whole):
@@ -407,7 +444,8 @@ def test_everything_that_changed_is_named(copied, whole):
     (copied / "clips" / "low" / "0.wav").unlink()
     text = (copied / "kws.yaml").read_text()
     (copied / "kws.yaml").write_text(text.replace("seed: 0", "seed: 3"))
-    with pytest.raises(RunError, match=r"another config, data, model \(certify.seed 0 → 3\):"):
+    message = r"another config \(certify.seed 0 → 3\), another list of clips \(7 then, 6 now.*\) and another model: a run"
+    with pytest.raises(RunError, match=message):
         certify(copied, whole, resume=True)
 
 
@@ -426,7 +464,11 @@ def test_a_folder_with_other_things_in_it_may_become_a_run(prepared, tmp_path):
         ("run.json", b"{", "missing or not JSON"),
         ("run.json", b"[]", "must hold a JSON object"),
         ("run.json", b'{"format": 2}', "format 2; this version reads 1"),
-        ("run.json", b'{"format": 1}', "another config, data, model"),
+        (
+            "run.json",
+            b'{"format": 1}',
+            "another config, another list of clips, another model and another noise: a run",
+        ),
         ("certificates.jsonl", b"{}\n", "but no run.json"),
     ],
 )
@@ -688,9 +730,9 @@ def test_a_model_that_names_no_labels_meets_clips_that_have_some(labels, refused
         with pytest.raises(
             ConfigError, match=r"names no labels, .* clip 0.wav has label 'yes': give the model stage"
         ):
-            check_labels(pipe, items)
+            check_made_up(pipe, items)
     else:
-        check_labels(pipe, items)
+        check_made_up(pipe, items)
 
 
 # --- the summary -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, Parameter
 
 from soundcert.cli.ending import advising, check_stopped, leave, stopped, stopping_on_signals
-from soundcert.errors import ConfigError, InputError, RunError, SoundcertError
+from soundcert.errors import ConfigError, InputError, RunError, SoundcertError, nearest
 
 if TYPE_CHECKING:
     from soundcert.config import Config
@@ -42,17 +43,24 @@ app = App(
     config=[_whole_numbers],
     help="Certify audio classifiers against adversarial perturbations, and say what each certificate covers.",
     help_format="markdown",
+    default_parameter=Parameter(negative_iterable=()),  # an empty list is one that is not given
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,  # it would end with 130 whatever the signal, and say nothing
 )
 
+ConfigFile = Annotated[Path, Parameter(help="Configuration file.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout.")]
 Resume = Annotated[bool, Parameter(negative="", help="Go on with a run that was interrupted.")]
 Limit = Annotated[int | None, Parameter(help="At most this many clips: an unbiased sample by name.")]
 Data = Annotated[
     Path | None, Parameter(help="Clips in place of the config's: a folder, or a .csv, .jsonl or .txt list.")
 ]
-
+N0 = Annotated[int | None, Parameter(help="Draws that select the class; by default the config's.")]
+N = Annotated[int | None, Parameter(help="Fresh draws that bound its probability; by default the config's.")]
+Alpha = Annotated[
+    float | None,
+    Parameter(help="Probability that one certificate is wrong, at most; by default the config's."),
+]
 Trust = Annotated[
     bool,
     Parameter(
@@ -107,7 +115,15 @@ def load(config: Path, data: Path | None, limit: int | None, **certify: Any) -> 
             raise ConfigError(f"--limit must be at least 1, got {limit}")
         chosen = chosen.model_copy(update={"limit": limit})
     settings = settings.model_copy(update={"data": chosen})
-    return settings, load_items(chosen, config.parent)
+    items = load_items(chosen, config.parent)
+    training = sum(item.split == "training" for item in items)
+    if training and chosen.split is None:
+        print(
+            f"soundcert: note: {training} of the {len(items)} clips are marked as training clips, since `data` names no "
+            "split: add `split: testing` if the model has learnt from them",
+            file=sys.stderr,
+        )
+    return settings, items
 
 
 #: What the official forms of known data sets, and the form with a list, have in their folder.
@@ -159,8 +175,11 @@ def clips_of(items: Sequence[Item], tick: Tick) -> Iterator[Any]:
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Tick]:
-    """A progress bar with clips/s and time left; nothing where stderr is not a terminal."""
+def bar(what: str, total: Callable[[], int | None] = lambda: None) -> Iterator[Tick]:
+    """A progress bar with clips/s and time left; nothing where stderr is not a terminal.
+
+    total: how many clips there will be, asked for before the first of them is done.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -177,7 +196,7 @@ def bar(what: str) -> Iterator[Tick]:
         TextColumn("{task.fields[clip]}", style="dim", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=None, clip="", speed="")
+        task = progress.add_task(what, total=total(), clip="", speed="")
 
         def tick(done: int, total: int, name: str) -> None:
             check_stopped()
@@ -205,7 +224,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
                     result_action="return_value",
                 )
         except CycloptsError as error:
-            return _refused(f"{_missing(error) or error} See `soundcert --help`")
+            return _refused(f"{_missing(error) or error} See `{_verb(error)} --help`")
         except SoundcertError as error:
             return _refused(str(error))
         except BrokenPipeError:
@@ -226,9 +245,28 @@ def _missing(error: CycloptsError) -> str | None:
     """Say which option or argument a call was made without; None for other errors."""
     if not isinstance(error, MissingArgumentError) or error.argument is None or error.argument.tokens:
         return None
-    verb = " ".join(("soundcert", *(error.command_chain or ())))
     what = (error.argument.parameter.help or "").rstrip(".")
-    return f"`{verb}` needs {error.argument.name}{f' ({what[0].lower()}{what[1:]})' if what else ''}."
+    why = f" ({what[0].lower()}{what[1:]})" if what else ""
+    return "; ".join([*_unknown_options(error), f"`{_verb(error)}` needs {error.argument.name}{why}."])
+
+
+def _unknown_options(error: MissingArgumentError) -> list[str]:
+    """Name options that the verb does not have: one of them may be what is missing, written otherwise."""
+    arguments = (
+        error.app.assemble_argument_collection(default_parameter=app.default_parameter) if error.app else ()
+    )
+    known = [name for argument in arguments for name in argument.names]
+    given = [token.partition("=")[0] for token in error.unused_tokens or () if re.match("--?[a-zA-Z]", token)]
+    out = []
+    for name in dict.fromkeys(given):
+        if name not in known:
+            near = nearest(name, known)
+            out.append(f"unknown option {name}{f' (did you mean {near}?)' if near else ''}")
+    return out
+
+
+def _verb(error: CycloptsError) -> str:
+    return " ".join(("soundcert", *(error.command_chain or ())))
 
 
 def _refused(reason: str) -> int:

@@ -13,7 +13,7 @@ from soundcert.cli.app import Json, app, bar, print_json, reading
 @app.command
 def compare(
     runs: Annotated[
-        list[Path], Parameter(negative="", help="Run directories; the first is compared with each other one.")
+        list[Path], Parameter(help="Run directories; the first is compared with each other one.")
     ],
     *,
     space: Annotated[
@@ -27,7 +27,6 @@ def compare(
         Parameter(
             help="SNRs in dB, or radii: fixed before the results are seen.",
             consume_multiple=True,
-            negative="",
         ),
     ] = None,
     by: Annotated[

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from soundcert.cli.app import Json, app, bar, print_json
-from soundcert.errors import ConfigError, MissingDependencyError
+from soundcert.errors import ConfigError, MissingDependencyError, how_to_install
 
 _PORT = 8765
 
@@ -27,7 +27,7 @@ def explore(
         str, Parameter(help="Address to listen on. Any but a loopback one shows the runs to the network.")
     ] = "127.0.0.1",
     allow_host: Annotated[
-        tuple[str, ...], Parameter(negative="", help="Another name that the page answers to.")
+        tuple[str, ...], Parameter(show_default=False, help="Another name that the page answers to.")
     ] = (),
     audio: Annotated[
         int | None, Parameter(help="Clips a report that can be heard: 12 served, none exported, unless said.")
@@ -67,7 +67,7 @@ def explore(
         from soundcert.explorer.server import serve
     except ImportError as error:
         raise MissingDependencyError(
-            f"explore needs the package {error.name!r}, which is not installed: pip install 'soundcert[serve]' "
+            f"explore needs the package {error.name!r}, which is not installed: {how_to_install('serve')} "
             "(--export needs nothing more)"
         ) from None
 

@@ -18,9 +18,14 @@ def lint(
     ],
     *,
     given: Annotated[
-        tuple[str, ...], Parameter(help="A field that stands elsewhere, such as `n=10000`; repeat for more.")
+        tuple[str, ...],
+        Parameter(
+            show_default=False, help="A field that stands elsewhere, such as `n=10000`; repeat for more."
+        ),
     ] = (),
-    ignore: Annotated[tuple[str, ...], Parameter(help="A rule to leave out; repeat for more.")] = (),
+    ignore: Annotated[
+        tuple[str, ...], Parameter(show_default=False, help="A rule to leave out; repeat for more.")
+    ] = (),
     form: Annotated[
         Literal["text", "json", "junit", "github"],
         Parameter(

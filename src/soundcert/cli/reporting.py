@@ -20,7 +20,12 @@ def report(
     *,
     out: Annotated[Path | None, Parameter(help="File to write; by default in the run.")] = None,
     form: Annotated[
-        str, Parameter(name="--format", help="`html` or `md`, or one of the forms for papers and tables.")
+        str,
+        Parameter(
+            name="--format",
+            help="`html` or `md`; for papers and tables `latex`, `csv`, `parquet`, `svg` or `pdf`; `model-index` for a "
+            "model card, `in-toto` for an attestation.",
+        ),
     ] = "html",
     audio: Annotated[int, Parameter(help="How many clips can be heard on the page.")] = 12,
     data: Annotated[

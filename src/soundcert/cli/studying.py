@@ -14,19 +14,20 @@ from soundcert.cli.ending import advising
 
 @app.command
 def study(
-    config: Path,
+    config: Annotated[Path, Parameter(help="The study's file.")],
     *,
     out: Annotated[Path, Parameter(help="The study's folder: weights and run directories.")],
     results: Annotated[
         Path | None, Parameter(help="Write tables and figures here; by default into OUT/results.")
     ] = None,
     only: Annotated[
-        tuple[str, ...], Parameter(negative="", help="Work on this block of the grid; may be repeated.")
+        tuple[str, ...],
+        Parameter(show_default=False, help="Work on this block of the grid; may be repeated."),
     ] = (),
     join: Annotated[
         tuple[Path, ...],
         Parameter(
-            negative="",
+            show_default=False,
             help="A results.json: cells that are not begun in OUT are taken from it, done on another machine or at another "
             "time. May be repeated; the first that has a cell counts.",
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -10,9 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from soundcert.cli.app import (
+    N0,
+    Alpha,
+    ConfigFile,
     Data,
     Json,
     Limit,
+    N,
     Resume,
     Trust,
     app,
@@ -24,7 +30,7 @@ from soundcert.cli.app import (
     reading,
 )
 from soundcert.cli.ending import advising
-from soundcert.errors import ConfigError, InputError
+from soundcert.errors import ConfigError, InputError, SoundcertError
 
 if TYPE_CHECKING:
     from soundcert.runs.certify_run import Progress
@@ -77,13 +83,13 @@ def demo(
 
 @app.command
 def audit(
-    config: Path,
+    config: ConfigFile,
     *,
     data: Data = None,
     limit: Limit = None,
-    n0: int | None = None,
-    n: int | None = None,
-    alpha: float | None = None,
+    n0: N0 = None,
+    n: N = None,
+    alpha: Alpha = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> int:
@@ -110,26 +116,32 @@ def audit(
     if as_json:
         print_json(result.to_dict())
     else:
-        print_view(audit_view(result))
+        # The view begins each line with the clip's name, as many reasons do.
+        reasons = {name: reason.removeprefix(f"{name!r}: ") for name, reason in result.failed.items()}
+        print_view(audit_view(dataclasses.replace(result, failed=reasons)))
     return 1 if result.failed else 0
 
 
 @app.command
 def certify(
-    config: Path,
+    config: ConfigFile,
     *,
     out: Annotated[Path, Parameter(help="Run directory to write.")],
     data: Data = None,
     limit: Limit = None,
     resume: Resume = False,
-    n0: int | None = None,
-    n: int | None = None,
-    alpha: float | None = None,
+    n0: N0 = None,
+    n: N = None,
+    alpha: Alpha = None,
     seed: Annotated[
-        int | None, Parameter(help="Seed of the noise, chosen before any result is seen.")
+        int | None,
+        Parameter(help="Seed of the noise, chosen before any result is seen; by default the config's."),
     ] = None,
     report_in: Annotated[
-        tuple[str, ...], Parameter(help="Also carry each radius to this space, such as `file`.")
+        tuple[str, ...],
+        Parameter(
+            show_default=False, help="Also carry each radius to this space, such as `file`; may be repeated."
+        ),
     ] = (),
     executor: Annotated[
         Literal["local", "ray"], Parameter(help="This machine, or the nodes of a Ray cluster.")
@@ -177,7 +189,7 @@ def certify(
     with (
         advising(f"every finished clip is in {out}. Go on with the same command and --resume"),
         redirect_stdout(sys.stderr),
-        bar("certifying") as tick,
+        bar("certifying", lambda: len(items)) as tick,
     ):
         summary = certify_run(
             settings,
@@ -216,7 +228,10 @@ def attack(
     limit: Limit = None,
     goal: Annotated[
         tuple[Literal["leave", "flip", "inside", "bypass", "deployed"], ...],
-        Parameter(help="What to look for; by default everything that the model allows."),
+        Parameter(
+            show_default=False,
+            help="What to look for, may be repeated; by default everything that the model allows.",
+        ),
     ] = (),
     space: Annotated[
         str, Parameter(help="Where the perturbation is added: `file`, `object`, or a space above the noise.")
@@ -254,7 +269,7 @@ def attack(
     with (
         reading(run),
         advising(f"every finished clip is in {run}. Go on with the same command"),
-        bar("attacking") as tick,
+        bar("attacking", lambda: _to_attack(run, limit)) as tick,
     ):
         summary = attack_run(
             run, settings, limit=limit, wav=wav, base=base, trust=trust,
@@ -269,9 +284,19 @@ def attack(
     return 1 if summary["failed"] or summary["violations"] else 0
 
 
+def _to_attack(run: Path, limit: int | None) -> int | None:
+    """Return how many clips an attack takes on; None where the run cannot say, as the attack will."""
+    from soundcert.runs import read_records
+
+    with contextlib.suppress(SoundcertError, OSError):
+        certified = sum(1 for record in read_records(run) if record.get("status") == "certified")
+        return certified if limit is None else min(limit, certified)
+    return None
+
+
 @app.command
 def predict(
-    config: Path,
+    config: ConfigFile,
     clips: Annotated[list[Path], Parameter(help="Audio files.")],
     *,
     n: Annotated[int, Parameter(help="Noisy draws a clip.")] = 1000,
@@ -325,7 +350,7 @@ def predict(
 
 @app.command
 def train(
-    config: Path,
+    config: ConfigFile,
     *,
     out: Annotated[Path | None, Parameter(help="Weight file to write; by default the model stage's.")] = None,
     resume: Resume = False,

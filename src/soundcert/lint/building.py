@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 
 from soundcert.lint.fields import FIELDS, point_of, resolve, stated
 from soundcert.lint.numbers import clean, parse, plain, several
-from soundcert.lint.report import Place, Point, Report, Result, Rows, Stated
+from soundcert.lint.prose import mentions, parts_of
+from soundcert.lint.report import ASKED_AS, Place, Point, Report, Result, Rows, Stated
 
 # As soundcert describes its stages.
 _FRONT = (
@@ -29,7 +31,9 @@ class Builder:
         self._rows: dict[str, Rows] = {}
         self._again: dict[str, list[Stated]] = {}
         self._unread: dict[str, None] = {}
+        self._passed: dict[str, tuple[int | None, str]] = {}
         self.own = False
+        self.partly = False
 
     def add(self, label: str, text: str, line: int | None = None, result: str = "") -> bool:
         """Take a label and its value; False where the label means no field that is known."""
@@ -42,10 +46,15 @@ class Builder:
             return True
         if found is None:
             self.unread(label)
+            self.passed(text, line, label)
             return False
-        name, hint = found
-        if stated(text):
-            self.put(name, label, text, line, result, hint=hint)
+        names = set()
+        for part, value in parts_of(label, text):
+            name, hint = resolve(part) or found
+            names.add(name)
+            if stated(value):
+                self.put(name, part, value, line, result, hint=hint)
+        self.passed(text, line, label, names)
         return True
 
     def put(
@@ -60,7 +69,7 @@ class Builder:
             name = "noise" if "noise" in label.lower() else name
         if name == "noise" and (value := parse(text)) is not None and value.text[:1] in "0123456789.+-":
             name, number = "sigma", value
-        if name in ("sigma", "n", "alpha", "n0") and several(text):
+        if name in ("sigma", "n", "alpha", "n0") and several(text) and not _of_others(text, name):
             number = None
         if name == "clips" and re.search(r"\d[^\d,]*,\s*\d+\s+[a-z]", text):
             number = None  # `284 certified, 13 wrong`: a tally, not one count
@@ -88,6 +97,13 @@ class Builder:
     def unread(self, label: str) -> None:
         if len(self._unread) < MAX_UNREAD:
             self._unread[clean(plain(label), 60)] = None
+
+    def passed(self, text: str, line: int | None, label: str = "", read: Collection[str] = ()) -> None:
+        """Remember which fields a text that is not read has words of. read: those that were taken from it."""
+        if " " in text or "=" in text:
+            about = f"{label}: {text}" if label else text
+            for name in mentions(text) - {ASKED_AS.get(name, name) for name in read}:
+                self._passed.setdefault(name, (line, clean(plain(about), 60)))
 
     def _fields_of(self, result: str) -> dict[str, Stated]:
         if result not in self._fields and len(self._fields) > MAX_RESULTS:
@@ -125,7 +141,25 @@ class Builder:
             again = tuple(self._again.get(name, [])) + (tuple(self._again.get("", [])) if name else ())
             points = tuple(sorted(curve, key=lambda p: p.radius.value))
             out.append(Result(name, fields, points, rows, again, self.own))
-        return Report(Place(self.file), self.form, tuple(out), tuple(self._unread))
+        lines = {
+            f"line {line}: {text}" if line else text: None
+            for name, (line, text) in sorted(self._passed.items(), key=lambda item: item[1][0] or 0)
+            if not any(r.says(name) for r in out)
+        }
+        return Report(
+            Place(self.file),
+            self.form,
+            tuple(out),
+            (*lines, *self._unread),
+            {name: Place(self.file, line) for name, (line, _) in self._passed.items()},
+            self.partly,
+        )
+
+
+def _of_others(text: str, name: str) -> bool:
+    """Whether a text assigns to other names: then it is no list of one field's values."""
+    names = re.findall(r"([^\W\d]\w{0,20})\s*=", text)
+    return any((resolve(other) or ("",))[0] != name for other in names)
 
 
 def _same(a: Stated, b: Stated) -> bool:

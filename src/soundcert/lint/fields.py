@@ -166,7 +166,7 @@ _FIELDS = (
         "interval", "interval for the data set", "text",
         "interval|confidence interval|95 ci|ci|95 confidence interval|accuracy interval|dataset interval|"
         "smoothed accuracy interval|smoothed accuracy interval 95|certified accuracy interval|dataset level interval|"
-        "95 interval|interval 95",
+        "95 interval|interval 95|no interval",
         "Each certificate fails with probability up to α, and the clips are a sample: which interval holds for the "
         "accuracy over the data set?",
     ),
@@ -219,7 +219,7 @@ _FIELDS = (
 FIELDS: dict[str, FieldKind] = {f.id: f for f in _FIELDS}
 _BY_NAME = {name: f.id for f in _FIELDS for name in f.names.split("|")}
 _BY_NAME.update({f.id.replace("_", " "): f.id for f in _FIELDS})
-_GREEK = str.maketrans(
+GREEK = str.maketrans(
     {
         "σ": " sigma ",
         "α": " alpha ",
@@ -255,7 +255,7 @@ def resolve(label: str) -> tuple[str, str] | None:
     bare = re.sub(r"[\[(][^\[\]()]{0,80}[\])]", " ", text)
     # `noise level σ` and `σ` are one; `N` is `n`.
     for candidate in (bare, text, bare.rpartition(".")[2]):
-        words = re.sub(r"[^a-z0-9]+", " ", candidate.lower().translate(_GREEK)).split()
+        words = re.sub(r"[^a-z0-9]+", " ", candidate.lower().translate(GREEK)).split()
         for start in ("", "the "):
             name = " ".join(words).removeprefix(start)
             if name in _BY_NAME:

@@ -71,8 +71,8 @@ def as_text(linted: Linted) -> RenderableType:
             if f.level != "note":
                 parts.append(Text(f"           ask: {f.question}", style="italic"))
         if report.unread:
-            names = ", ".join(report.unread[:8]) + (" …" if len(report.unread) > 8 else "")
-            parts.append(Text(f"  not understood, so not checked: {names}", style="dim"))
+            names = "; ".join(report.unread[:8]) + (" …" if len(report.unread) > 8 else "")
+            parts.append(Text(f"  not read or not understood, so not checked: {names}", style="dim"))
         parts.append(Text(f"  {summary(findings)}"))
         parts.append(Text())
     return Group(*parts[:-1])
@@ -82,7 +82,7 @@ def summary(findings: Sequence[Finding]) -> str:
     """Return one line: how many of each."""
     if not findings:
         return "nothing found"
-    words = {"error": "errors", "warning": "warnings", "missing": "fields not stated", "note": "notes"}
+    words = {"error": "errors", "warning": "warnings", "missing": "fields not found", "note": "notes"}
     tally = ", ".join(f"{n} {words[level]}" for level, n in counts(findings).items() if n)
     return tally if failing(findings) else f"nothing found ({tally})"
 

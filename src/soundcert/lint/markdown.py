@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from soundcert.lint.building import Builder
 from soundcert.lint.fields import FIELDS, point_of, resolve, stated
 from soundcert.lint.numbers import clean, parse, plain
+from soundcert.lint.prose import parts_of
 from soundcert.lint.report import Place, Point
-from soundcert.lint.tables import rows_of_texts
+from soundcert.lint.tables import CERTIFIED, rows_of_texts
 from soundcert.lint.trees import Branch, take, tree_of_yaml
 
 MAX_LINE = 8000
@@ -46,12 +47,24 @@ def read_markdown(text: str, out: Builder) -> None:
             continue
         elif not fenced and (match := _HEADING.match(line[:300])):
             heading = clean(plain(match[1]), 80)
-        elif not fenced and not line.startswith("    ") and (match := _KEY_LINE.match(line)):
-            label, value = plain(match[1]), match[2].strip("*_ ")
-            if resolve(label) or point_of(label):
-                sections.setdefault(heading, []).append((label, value, i + 1))
+        elif (field := None if fenced else _key_line(line)) is not None:
+            label, value = field
+            parts = parts_of(label, value)
+            sections.setdefault(heading, []).extend((part, said, i + 1) for part, said in parts)
+            if len(parts) > 1:
+                out.passed(value, i + 1, label, {f[0] for part, _ in parts if (f := resolve(part))})
+        elif any(c.isalpha() for c in line):
+            out.partly = True
+            out.passed(line, i + 1)
         i += 1
     _take_sections(sections, out)
+
+
+def _key_line(line: str) -> tuple[str, str] | None:
+    """Return the label and the value of a line that begins with a known field, else None."""
+    match = None if line.startswith("    ") else _KEY_LINE.match(line)
+    label = plain(match[1]) if match else ""
+    return (label, match[2].strip("*_ ")) if match and _known(label) else None
 
 
 def _take_sections(sections: dict[str, list[tuple[str, str, int]]], out: Builder) -> None:
@@ -157,12 +170,13 @@ def _clip_table(header: Sequence[str], body: Sequence[tuple[int, list[str]]], ou
         return cells[at] if at is not None and at < len(cells) else ""
 
     rows = [(line, cells) for line, cells in body if any(cells)]
+    certified = [cell(c, status).lower().startswith(CERTIFIED) for _, c in rows]
     said = [
         any("abstain" in cell(c, at).lower() or cell(c, at) == "-1" for at in (status, guess, radius))
         for _, c in rows
     ]
     kept = [i for i, (_, c) in enumerate(rows) if said[i] or stated(cell(c, radius))]
-    rows, said = [rows[i] for i in kept], [said[i] for i in kept]
+    rows, said, certified = [rows[i] for i in kept], [said[i] for i in kept], [certified[i] for i in kept]
     if rows:
         out.rows(
             rows_of_texts(
@@ -171,6 +185,7 @@ def _clip_table(header: Sequence[str], body: Sequence[tuple[int, list[str]]], ou
                 Place(out.file, rows[0][0]),
                 predicted=[cell(c, guess) for _, c in rows],
                 abstained=said,
+                certified=certified,
                 index=[cell(c, clip) for _, c in rows],
             )
         )

@@ -184,6 +184,8 @@ def parse_interval(text: str) -> tuple[Number, Number] | None:
 def several(text: str) -> list[Number]:
     """Return the numbers of a list such as `0.25, 0.5, 1.0`; one or none where it is no list."""
     t = plain(text).strip("[](){} ")
+    if re.fullmatch(r"1\s?/\s?\d+", t):  # `1/1000`
+        return []
     parts = [p for p in re.split(r"\s*(?:,\s|;|/|\band\b|\bor\b)\s*", t) if p]
     if len(parts) < 2:
         return []

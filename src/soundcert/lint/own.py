@@ -95,10 +95,15 @@ def take_records(
     for key, name in _SUMMARY.items():
         if summary.get(key) is not None:
             out.put(name, f"summary.{key}", str(summary[key]))
+    for view, name, over in (("snr_db", "snr", "median_snr"), ("norm_ratio_db", "norm_ratio", "norm_ratio")):
+        if not out.knows(over) and any(np.isfinite(_view(r, view)) for r in records):
+            out.put(name, f"views.{view}", "given for each clip")
     if interval := summary.get("smoothed_accuracy_interval_95"):
         out.put("interval", "summary.smoothed_accuracy_interval_95", f"[{interval[0]}, {interval[1]}]")
     elif reason := tied(records):
         out.put("interval", "policy", f"none: {reason}")
+    elif "smoothed_accuracy" not in summary:
+        out.put("interval", "summary.medians_over", "none: the clips have no labels")
     for radius, share in (summary.get("certified_accuracy_at_radius") or {}).items():
         r, a = parse(radius), parse(repr(share), "share")
         if r and a:

@@ -19,6 +19,10 @@ from soundcert.lint.trees import read_tree, tree_of_json, tree_of_yaml
 MAX_TABLE = 512 * 2**20
 MAX_JSON = 64 * 2**20
 MAX_CARD = 2**20
+_PROGRAMS = (
+    ".py", ".pyi", ".ipynb", ".js", ".ts", ".c", ".h", ".cc", ".cpp", ".cu", ".rs", ".go", ".java", ".kt", ".swift",
+    ".sh", ".r", ".m", ".jl", ".lua", ".rb", ".pl",
+)  # fmt: skip
 _TABLES, _JSON, _YAML, _MARKDOWN = (".csv", ".tsv"), (".json",), (".yaml", ".yml"), (".md", ".markdown")
 
 
@@ -31,16 +35,18 @@ def read_report(path: str | Path, given: Mapping[str, str] | None = None) -> Rep
     name = clean(str(path))
     out = read_run_or_file(path, name)
     known = out.report()
+    if not any(r.fields or r.curve or r.rows is not None for r in known.results):
+        prose = f" (its text, such as {known.unread[0]!r}, is not read)" if known.passed else ""
+        raise InputError(
+            f"{name} states nothing that is known as a field of a report{prose}: see docs/lint.md"
+        )
     for label, value in (given or {}).items():
         found = resolve(label)
         if found is None:
             raise InputError(f"unknown field {label!r} (known: {', '.join(FIELDS)})")
         if not known.has(found[0]):
             out.put(found[0], f"given {label}", value)
-    report = out.report()
-    if not any(r.fields or r.curve or r.rows is not None for r in report.results):
-        raise InputError(f"{name} states nothing that is known as a field of a report: see docs/lint.md")
-    return report
+    return out.report()
 
 
 def read_run_or_file(path: Path, name: str) -> Builder:
@@ -58,6 +64,10 @@ def read_run_or_file(path: Path, name: str) -> Builder:
         raise InputError(f"{name} is binary: a report is text (JSON, CSV, YAML or Markdown)")
     first = head.decode("utf-8", errors="replace").partition("\n")[0]
     suffix = path.suffix.lower()
+    if suffix in _PROGRAMS or first.startswith("#!"):
+        raise InputError(
+            f"{name} is a program, in which no field of a report is looked for: see docs/lint.md"
+        )
     form = _form(suffix, first)
     limit = {"table": MAX_TABLE, "json": MAX_JSON, "records": MAX_TABLE}.get(form, MAX_CARD)
     if size > limit:

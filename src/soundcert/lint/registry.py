@@ -13,7 +13,7 @@ from typing import Literal
 from soundcert.bounds import BoundName
 from soundcert.certify import level_of
 from soundcert.lint.numbers import Number, one_of
-from soundcert.lint.report import Place, Report, Result, Stated
+from soundcert.lint.report import RADII, Place, Report, Result, Stated
 
 Level = Literal["error", "warning", "missing", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "missing", "note")
@@ -165,9 +165,6 @@ def about_features(text: str) -> bool:
 
 def object_words(result: Result) -> str:
     return result.text("certified_object", "perturbation_location", "kind")
-
-
-RADII = ("radius", "median_radius", "mean_radius", "max_radius")
 
 
 def radii_of(result: Result) -> Iterator[tuple[Stated, Number]]:

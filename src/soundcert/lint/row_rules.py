@@ -85,19 +85,25 @@ def not_a_radius(result: Result) -> Iterator[Hit]:
 
 @rule(
     "abstention-as-class", "warning",
-    raised_if="rows have radius 0 and yet a predicted class, or one that is not said to be an abstention.",
+    raised_if="rows have radius 0 and yet a predicted class, or one that is not said to be an abstention. (A row whose "
+    "status or outcome says that it is certified, at radius 0, is left alone.)",
     meaning="An abstention that is coded as radius 0 with a class (often class 0) counts as a correct answer wherever "
     "that class is the right one.",
     question="Are rows of radius 0 abstentions, and are they counted as wrong?",
 )  # fmt: skip
 def abstention_as_class(result: Result) -> Iterator[Hit]:
-    for item, number in radii_of(result):
-        if number.value == 0 and item.name in ("radius", "max_radius"):
-            yield Hit(f"{item.label} is 0", item.place)
     rows = result.rows
+    zero, certified = np.zeros(0, bool), False
+    if rows is not None:
+        zero = ~rows.abstained & (rows.radius == 0)
+    if rows is not None and rows.certified is not None:
+        certified = bool((zero & rows.certified).any())
+        zero &= ~rows.certified
+    for item, number in radii_of(result):
+        if number.value == 0 and item.name in ("radius", "max_radius") and not certified:
+            yield Hit(f"{item.label} is 0", item.place)
     if rows is None or result.own:
         return
-    zero = ~rows.abstained & (rows.radius == 0)
     if zero.any():
         i = int(np.argmax(zero))
         words = {rows.predicted[k] for k in np.flatnonzero(zero)[:1000]} - {""}

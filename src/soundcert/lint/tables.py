@@ -23,6 +23,8 @@ from soundcert.lint.report import Place, Rows
 
 MAX_ROWS = 5_000_000
 _ABSTAIN = {"-1", "-1.0", "abstain", "abstained", "abstention"}
+#: How an outcome begins that is a certificate, be it of the wrong class.
+CERTIFIED = ("certified", "wrong label")
 _COLUMNS = {
     "radius": (
         "radius",
@@ -36,9 +38,10 @@ _COLUMNS = {
     "predict": ("predict", "prediction", "predicted", "pred", "label_hat", "predicted_label"),
     "label": ("label", "truth", "target", "true_label", "y", "class", "ground_truth"),
     "correct": ("correct", "is_correct", "ok"),
-    "status": ("status",),
+    "status": ("status", "outcome"),
     "index": ("idx", "index", "id", "clip", "file", "name", "i"),
 }
+_NO_RADII = " has no column of radii: expected a header such as idx, label, predict, radius, correct"
 
 
 def looks_like_table(first: str) -> bool:
@@ -67,10 +70,8 @@ def read_table(lines: Iterable[str], out: Builder) -> None:
     try:
         header = next(csv.reader([first.lstrip("\ufeff")], delimiter=sign), [])
         at = _positions([h.strip() for h in header])
-        if "radius" not in at:
-            raise InputError(
-                f"{out.file} has no column of radii: expected a header such as idx, label, predict, radius, correct"
-            )
+        if "radius" not in at and "status" not in at:
+            raise InputError(out.file + _NO_RADII)
         _read(csv.reader(source, delimiter=sign), header, at, out)
     except csv.Error as error:
         raise InputError(f"{out.file} is not a table: {clean(str(error))}") from None
@@ -80,7 +81,10 @@ def _read(rows: Iterable[list[str]], header: list[str], at: dict[str, int], out:
     constants = {
         i: "" for i, h in enumerate(header) if i not in at.values() and (f := resolve(h)) and f[0] != "radius"
     }
-    radius_at, width = at["radius"], len(header)
+    if "contract.gain_policy" in header:
+        # A clip's own factor, and no policy, even where it is that of each.
+        constants = {i: "" for i in constants if header[i] != "gain"}
+    radius_at, width = at.get("radius"), len(header)
     predict_at, label_at = at.get("predict"), at.get("label")
     correct_at, status_at, index_at = at.get("correct"), at.get("status"), at.get("index")
     radii: list[str] = []
@@ -90,8 +94,10 @@ def _read(rows: Iterable[list[str]], header: list[str], at: dict[str, int], out:
     correct: list[int] = []
     index: list[str] = []
     said: list[bool] = []
+    certified: list[bool] = []
     flags = {"1": 1, "1.0": 1, "true": 1, "True": 1, "0": 0, "0.0": 0, "false": 0, "False": 0}
     varying: set[int] = set()
+    policy_at, asked = header.index("policy") if "policy" in header else None, False
     for line, cells in enumerate(rows, start=2):
         if not cells:
             continue
@@ -105,7 +111,7 @@ def _read(rows: Iterable[list[str]], header: list[str], at: dict[str, int], out:
             continue
         if len(radii) >= MAX_ROWS:
             raise InputError(f"{out.file} has more than {MAX_ROWS} rows")
-        radii.append(row[radius_at].strip())
+        radii.append(row[radius_at].strip() if radius_at is not None else "")
         lines.append(line)
         guess = row[predict_at].strip() if predict_at is not None else ""
         predicted.append(guess)
@@ -113,6 +119,8 @@ def _read(rows: Iterable[list[str]], header: list[str], at: dict[str, int], out:
         correct.append(flags.get(row[correct_at].strip(), -1) if correct_at is not None else -1)
         index.append(row[index_at] if index_at is not None else "")
         said.append(guess.lower() in _ABSTAIN or status in _ABSTAIN)
+        certified.append(status.startswith(CERTIFIED))
+        asked |= policy_at is not None and row[policy_at] == "decide"
         for i, value in constants.items():
             if not value:
                 constants[i] = row[i]
@@ -120,18 +128,22 @@ def _read(rows: Iterable[list[str]], header: list[str], at: dict[str, int], out:
                 varying.add(i)
     if not radii:
         raise InputError(f"{out.file} has a header and no rows")
+    if radius_at is None and not all(said):
+        raise InputError(out.file + _NO_RADII)
     for i, value in constants.items():
+        if asked and header[i] == "ceiling":
+            continue  # the largest radius that was asked about
         if i not in varying and value:
             out.add(header[i], value, 2)
         elif i in varying and (field := resolve(header[i])):
             out.put(field[0], header[i], "given for each clip", 1)
-    if status_at is not None:
+    if status_at is not None and (any(said) or any(certified)):
         # A column that says how each clip ended says how often the classifier abstained, if only that it never did.
         out.put("abstained", header[status_at], str(sum(said)), 1)
     out.rows(
         rows_of_texts(
             radii, lines, Place(out.file, 1),
-            predicted=predicted, label=labels, correct=correct, abstained=said, index=index,
+            predicted=predicted, label=labels, correct=correct, abstained=said, index=index, certified=certified,
         )
     )  # fmt: skip
 
@@ -161,6 +173,7 @@ def rows_of_texts(
     correct: Sequence[int] = (),
     abstained: Sequence[bool] = (),
     index: Sequence[str] = (),
+    certified: Sequence[bool] = (),
 ) -> Rows:
     """Return rows from radii as they are printed. Each distinct text is read once."""
     read: dict[str, tuple[float, float]] = {}
@@ -179,4 +192,5 @@ def rows_of_texts(
         np.fromiter(islice(chain(correct, [-1] * size), size), np.int8, size),
         np.fromiter(lines, np.int64, size),
         list(index),
+        certified=np.fromiter(islice(chain(certified, [False] * size), size), bool, size),
     )

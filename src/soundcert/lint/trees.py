@@ -26,6 +26,7 @@ MAX_YAML = 131_072
 _RESULTS = ("results", "result", "experiments", "rows", "runs", "tables", "reports", "datasets")
 # Blocks of digests and machines, whose keys are not fields.
 # Radii carried to other spaces have stages and radii of their own, under the names of the certificate's.
+# The radii that `decide` asks about are no certificates.
 _ASIDE = (
     "identity",
     "digest",
@@ -37,6 +38,7 @@ _ASIDE = (
     "training",
     "spaces",
     "chain",
+    "decide",
 )
 
 

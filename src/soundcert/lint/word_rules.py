@@ -16,33 +16,9 @@ from soundcert.lint.registry import (
     rule,
     whole_number,
 )
-from soundcert.lint.report import Report, Result
+from soundcert.lint.report import RADII, Report, Result
 
-_SCALES = ("snr", "median_snr", "norm_ratio", "signal_scale", "file_snr")
-_RADIUS = ("radius", "median_radius", "mean_radius", "max_radius", "radii")
-
-
-def _has(result: Result, name: str) -> bool:
-    if name == "raw_radius":
-        return any(n in result.fields for n in _RADIUS) or result.rows is not None or bool(result.curve)
-    if name == "signal_scale":
-        return any(n in result.fields for n in _SCALES)
-    if name == "alpha":
-        return "alpha" in result.fields or "confidence" in result.fields
-    if name == "unit":
-        return "unit" in result.fields or any(
-            result.fields[n].unit for n in ("sigma", *_RADIUS) if n in result.fields
-        )
-    if name == "clips":
-        return "clips" in result.fields or result.rows is not None
-    if name == "abstained":
-        rows = result.rows
-        return "abstained" in result.fields or (
-            rows is not None and bool(any(rows.predicted) or rows.abstained.any())
-        )
-    if name in ("rate", "seconds"):
-        return name in result.fields
-    return name in result.fields
+_RADIUS = (*RADII, "radii")
 
 
 def asked() -> dict[str, tuple[str, str]]:
@@ -62,20 +38,25 @@ def asked() -> dict[str, tuple[str, str]]:
 @report_rule(
     "missing", "missing",
     raised_if="a field that every report is asked for is not stated (the table above), or stated for some of its "
-    "results only.",
+    "results only. Where lines were not read it says \u201cnot found\u201d, and which line may state the field. No scale "
+    "is asked for where no clip is certified at a radius above 0.",
     meaning="Without it the certificate cannot be read, compared or recomputed.",
     question="The question of the field.",
 )  # fmt: skip
 def missing(report: Report) -> Iterator[Hit]:
     for name, (title, question) in asked().items():
-        without = [r for r in report.results if not _has(r, name)]
+        without = [r for r in report.results if not r.says(name)]
         if not without:
             continue
         where = ""
         if len(without) < len(report.results):
             where = f" for {', '.join(r.name or 'the figures said of all' for r in without[:5])}"
             where += f" and {len(without) - 5} more" if len(without) > 5 else ""
-        yield Hit(f"not stated: {title}{where}", report.place, question=question)
+        place = report.passed.get(name)
+        verb = "not found" if place or report.partly else "not stated"
+        if place:
+            where += f"; {f'line {place.line}' if place.line else 'text'} that was not read may state it"
+        yield Hit(f"{verb}: {title}{where}", place or report.place, question=question)
 
 
 @rule(

@@ -54,12 +54,13 @@ def front_matter(run: Run) -> dict[str, Any]:
     about = _about(run)
     metrics = []
     s = run.summary
+    why = {"no_interval": s["no_interval"]} if "no_interval" in s else {}
     metrics.append(
         {
             "type": "smoothed_accuracy",
             "name": "Smoothed accuracy (abstentions count as errors)",
             "value": s["smoothed_accuracy"],
-            "args": {**about, **_interval(s.get("smoothed_accuracy_interval_95"))},
+            "args": {**about, **_interval(s.get("smoothed_accuracy_interval_95")), **why},
         }
     )
     for row in tables["radius"]:
@@ -74,8 +75,11 @@ def front_matter(run: Run) -> dict[str, Any]:
     dataset: dict[str, Any] = {"name": _line(data_name(run)), "type": _line(data.get("source") or "unknown")}
     if (part := split_words(data)) is not None:
         dataset["split"] = _SPLITS.get(part, _line(part))
+    # What the shares are over, and apart from it what they are not.
+    apart = {"failed": s["failed"], "without_label": len(run.usable) - s["smoothed_accuracy_over"]}
     dataset["args"] = {
-        "clips": run.total,
+        "clips": s["smoothed_accuracy_over"],
+        **{key: count for key, count in apart.items() if count},
         **(
             {"limit": data["limit"], "shuffle_seed": data.get("shuffle_seed", 0)} if data.get("limit") else {}
         ),
@@ -103,12 +107,17 @@ def _about(run: Run) -> dict[str, Any]:
     keys += ["noise", "post_noise", *(key for key in ("windows", "vote", "cut") if run.contract.get(key))]
     first = run.usable[0]
     settings = {key: run.certify.get(key, first.get(key)) for key in ("n0", "n", "alpha", "bound", "seed")}
+    said = [(_line(name).lower().replace(" ", "_"), value) for name, value in stated(run) if name in _STATED]
+    if "median_radius" not in run.summary:
+        said.append(("median_radius", "none: no clip is certified and correct"))
+    if not any(name in run.summary for name in ("median_snr_db", "median_norm_ratio_db")):
+        said.append(("signal_relative_scale", "none: no clip is certified and correct at a radius above 0"))
     return {
         "contract": {key: _lines(run.contract[key]) for key in keys if key in run.contract},
         "sigma": first["sigma"],
         "policy": policy_of(run),
         **{key: value for key, value in settings.items() if value is not None},
-        **{_line(name).lower().replace(" ", "_"): value for name, value in stated(run) if name in _STATED},
+        **dict(said),
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from soundcert.errors import ConfigError, MissingDependencyError, RunError, did_you_mean
+from soundcert.errors import ConfigError, MissingDependencyError, RunError, did_you_mean, how_to_install
 from soundcert.runs import Run
 
 
@@ -79,7 +79,7 @@ def optional(module: str, form: str, extra: str) -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             f"the form {form!r} needs the package {module.partition('.')[0]!r}, which is not installed: "
-            f"pip install 'soundcert[{extra}]'"
+            f"{how_to_install(extra)}"
         ) from error
 
 

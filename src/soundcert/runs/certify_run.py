@@ -82,6 +82,7 @@ def certify_run(
     check_labels(pipe, items)
     fastest_noise()  # may compile for seconds, once on a machine: no part of a pass
     route = within(watchdog, lambda: _preflight(pipe, items, budget))
+    check_made_up(pipe, items)
     chosen = _engine(budget, route, out)
     engine = computed_by(
         chosen.engine, chosen.precision, chosen.device, pipe.model.runtime if pipe.model else None
@@ -108,7 +109,11 @@ def certify_run(
     }
     work = Work(config, base, chosen, tuple(report_in), trust, watchdog)
     try:
-        with RunDirectory(out, identity, info, resume=resume) as run, executor.start(work) as workers:
+        clips = ((item.name, item.label) for item in items)
+        with (
+            RunDirectory(out, identity, info, resume=resume, clips=clips) as run,
+            executor.start(work) as workers,
+        ):
             shares = _shares(workers, run, items, sampling)
             todo = [item for item in items if item.name not in run.done]
             for record in workers.certify(todo, shares):
@@ -246,13 +251,6 @@ def _is_device(name: object) -> bool:
 def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:
     """Raise ConfigError where a clip's label is not one of the model's."""
     if pipe.labels is None:
-        # Classes are then called 0, 1, …; a run whose labels are words would say that all its certificates are wrong.
-        words = [item for item in items if item.label is not None]
-        if words and not any(str(item.label).isdecimal() for item in words):
-            raise ConfigError(
-                f"the model names no labels, so that its classes are called 0, 1, …, but clip {words[0].name} has label "
-                f"{words[0].label!r}: give the model stage `labels: […]`, in the order of its outputs"
-            )
         return
     for item in items:
         if item.label is not None and item.label not in pipe.labels:
@@ -260,6 +258,18 @@ def check_labels(pipe: Pipeline, items: Sequence[Item]) -> None:
                 f"clip {item.name} has label {item.label!r}, which the model does not name"
                 f"{did_you_mean(item.label, pipe.labels)}: map it with `data: {{label_map: …}}` or choose `labels`"
             )
+
+
+def check_made_up(pipe: Pipeline, items: Sequence[Item]) -> None:
+    """Raise ConfigError where a model names no labels and clips have some: all certificates would be counted as wrong."""
+    if pipe.labels is not None or (pipe.model is not None and pipe.model.network is not None):
+        return  # the weights of a reference network name its labels
+    named = [item for item in items if item.label is not None]
+    if named and not any(str(item.label).isdecimal() for item in named):
+        raise ConfigError(
+            f"the model names no labels, so that its classes are called 0, 1, …, but clip {named[0].name} has label "
+            f"{named[0].label!r}: give the model stage `labels: […]`, in the order of its outputs"
+        )
 
 
 def _preflight(pipe: Pipeline, items: Sequence[Item], budget: CertifyConfig) -> Route | None:

@@ -35,12 +35,19 @@ class RunDirectory:
     """Open a run directory for writing, as a context manager.
 
     identity: what must be equal when a run is resumed (config, model, data list). info: further facts
-    that run.json keeps from the first start. Raises RunError where the directory holds another run, is
+    that run.json keeps from the first start. clips: names and labels of the data list, to say how another
+    list differs from the one that was begun. Raises RunError where the directory holds another run, is
     in use by another process, or exists and `resume` was not asked for.
     """
 
     def __init__(
-        self, path: Path, identity: Mapping[str, Any], info: Mapping[str, Any], *, resume: bool
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        info: Mapping[str, Any],
+        *,
+        resume: bool,
+        clips: Iterable[tuple[str, str | None]] = (),
     ) -> None:
         self.path = path
         self.done: set[str] = (
@@ -51,7 +58,7 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(path)
-            self._begin(identity, info, resume)
+            self._begin(identity, info, resume, clips)
             self._repair()
             self._records = (path / RECORDS).open("ab")
         except OSError as error:
@@ -61,7 +68,13 @@ class RunDirectory:
             self.close()
             raise
 
-    def _begin(self, identity: Mapping[str, Any], info: Mapping[str, Any], resume: bool) -> None:
+    def _begin(
+        self,
+        identity: Mapping[str, Any],
+        info: Mapping[str, Any],
+        resume: bool,
+        clips: Iterable[tuple[str, str | None]],
+    ) -> None:
         file = self.path / RUN
         if not file.exists():
             if (self.path / RECORDS).exists():
@@ -80,14 +93,45 @@ class RunDirectory:
             raise RunError(
                 f"{file}: expected `identity` as an object, got {type(held).__name__}; restore the file"
             )
-        changed = [key for key, value in identity.items() if held.get(key) != value]
+        changed = sorted(key for key, value in identity.items() if held.get(key) != value)
         if changed:
-            what = ", ".join(sorted(changed))
-            if "config" in changed and (values := _changes(before.get("config"), info.get("config"))):
-                what += f" ({'; '.join(values[:3])})"
+            *most, last = [f"another {self._changed(key, before, info, clips)}" for key in changed]
+            what = f"{', '.join(most)} and {last}" if most else last
             raise RunError(
-                f"{self.path} was begun with another {what}: a run cannot change midway; choose another --out"
+                f"{self.path} was begun with {what}: a run cannot change midway; choose another --out"
             )
+
+    def _changed(
+        self,
+        key: str,
+        before: Mapping[str, Any],
+        now: Mapping[str, Any],
+        clips: Iterable[tuple[str, str | None]],
+    ) -> str:
+        """Name what changed of a run, and how as far as the directory knows it."""
+        details: list[str] = []
+        if key == "config" and isinstance(before.get("config"), dict):
+            details = _changes(before.get("config"), now.get("config"))[:3]
+        elif key == "data":
+            numbers = before.get("clips"), now.get("clips")
+            if all(type(number) is int for number in numbers):
+                details = ["{} then, {} now".format(*numbers)]
+            details += self._first_other_clip(clips)
+        word = "list of clips" if key == "data" else key
+        return f"{word} ({'; '.join(details)})" if details else word
+
+    def _first_other_clip(self, clips: Iterable[tuple[str, str | None]]) -> list[str]:
+        """Say where a list of clips leaves the one that was certified, of which only finished clips are recorded."""
+        # Records that are damaged or missing say nothing here.
+        with contextlib.suppress(RunError, OSError):
+            pairs = zip(read_records(self.path), clips, strict=False)
+            for number, (record, (name, label)) in enumerate(pairs, start=1):
+                then = record["clip"]
+                if then != name:
+                    return [f"number {number} was {then[:60]!r}, is {name[:60]!r}"]
+                if record.get("truth") != label:
+                    return [f"{name[:60]!r} was labelled {record.get('truth')!r:.60}, is {label!r:.60}"]
+        return []
 
     def _repair(self) -> None:
         file = self.path / RECORDS

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from soundcert.data import Item
-from soundcert.errors import ConfigError, MissingDependencyError, RunError, SoundcertError, StalledError
+from soundcert.errors import (
+    ConfigError,
+    MissingDependencyError,
+    RunError,
+    SoundcertError,
+    StalledError,
+    how_to_install,
+)
 from soundcert.pipeline import Pipeline
 from soundcert.policies import Pilot
 from soundcert.randomness import NOISE
@@ -111,7 +118,7 @@ def _ray() -> Any:
         import ray
     except ImportError:
         raise MissingDependencyError(
-            "the Ray executor needs Ray, which is not installed: pip install 'soundcert[ray]'"
+            f"the Ray executor needs Ray, which is not installed: {how_to_install('ray')}"
         ) from None
     return ray
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from soundcert.errors import ConfigError, MissingDependencyError, ModelError, did_you_mean
+from soundcert.errors import ConfigError, MissingDependencyError, ModelError, did_you_mean, how_to_install
 
 Run = Callable[[Tensor], Tensor]
 ENTRY_POINTS = "soundcert.loaders"
@@ -196,7 +196,7 @@ def need(package: str, extra: str, why: str) -> Any:
     except ImportError:
         top = package.split(".", maxsplit=1)[0]
         raise MissingDependencyError(
-            f"{why} needs the package {top!r}, which is not installed: pip install 'soundcert[{extra}]'"
+            f"{why} needs the package {top!r}, which is not installed: {how_to_install(extra)}"
         ) from None
 
 
