@@ -862,7 +862,9 @@ def test_json_is_utf_8_whatever_the_names(cli, home):
 def test_training_clips_are_told_of_where_no_split_is_named(cli, home):
     """Found by a first-time user: clips that the model had learnt from were certified without a word."""
     clips = sorted((home / "clips").rglob("*.wav"))
-    rows = [f"{c.relative_to(home)},{c.parent.name},{'training' if i else 'testing'}" for i, c in enumerate(clips)]
+    rows = [
+        f"{c.relative_to(home)},{c.parent.name},{'training' if i else 'testing'}" for i, c in enumerate(clips)
+    ]
     (home / "list.csv").write_text("\n".join(["file,label,split", *rows]) + "\n")
     config = (home / "kws.yaml").read_text()
     told = f"note: {len(clips) - 1} of the {len(clips)} clips are marked as training clips"
