@@ -48,6 +48,7 @@ NAV: dict[str, list[str]] = {
         "sampling.md",
         "noise.md",
         "tightness.md",
+        "what-limits.md",
         "validity.md",
         "contracts-compared.md",
         "paper-numbers.md",

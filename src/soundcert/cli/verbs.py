@@ -53,7 +53,7 @@ def demo(
     seed: Annotated[int, Parameter(help="Seed of the noise.")] = 0,
     as_json: Json = False,
 ) -> int:
-    """Certify bundled keyword spotters on bundled clips under three contracts, and compare what each covers.
+    """Certify bundled keyword spotters on bundled clips through four pipelines, and compare what each covers.
 
     Nothing is downloaded. Writes `index.html` into the folder.
 

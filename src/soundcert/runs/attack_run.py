@@ -120,11 +120,12 @@ def _possible(pipe: Pipeline, settings: Settings, skip: Callable[[str], None] | 
     goals = [goal for goal in settings.goals if goal in ("flip", "inside")]
     if loaded is None or loaded.gradients or not goals:
         return settings
-    reason = f"the goals {' and '.join(goals)} follow the model's gradient, and {loaded.name} is a black box that has none"
+    which = f"the goal {goals[0]} follows" if len(goals) == 1 else f"the goals {' and '.join(goals)} follow"
+    reason = f"{which} the model's gradient, and {loaded.name} is a black box that has none"
     left = tuple(goal for goal in settings.goals if goal not in goals)
     if skip is None or not left:
         raise ConfigError(f"{reason}: use --goal leave")
-    skip(f"{reason}: they are left out")
+    skip(f"{reason}: {'it is' if len(goals) == 1 else 'they are'} left out")
     return replace(settings, goals=left)
 
 

@@ -98,6 +98,7 @@
     if (pair.accuracy) out.push(make("p", {}, `Labels alone: ${pair.accuracy.sentence}.`));
     if (pair.points.length && !shown.length) out.push(make("p", {}, "No difference of the curves is shown at any point."));
     for (const r of shown.slice(0, 3)) out.push(make("p", {}, `${r.sentence}.`));
+    if (shown.length > 3) out.push(make("p", {}, `Shown too at ${shown.slice(3).map((r) => r.at).join(", ")}.`));
     for (const [letter, clips] of [[pair.first, pair.first_more], [pair.second, pair.second_more]]) if (clips.length) out.push(make("details", {}, make("summary", {}, `Clips on which ${letter} goes furthest beyond the other`), make("ul", {}, ...clips.map(([clip, truth, a, b]) => make("li", {}, isolated(clip), " (", isolated(truth), `): ${pair.first} ${minus(a)}, ${pair.second} ${minus(b)}`)))));
     return out;
   }
