@@ -20,7 +20,7 @@ from soundcert import bounds
 from soundcert.audio import Clip, a_clip
 from soundcert.bounds import BoundName
 from soundcert.certificate import Certificate, Origin, PolicyName, Prediction
-from soundcert.classifier import BaseClassifier, Fed
+from soundcert.classifier import BaseClassifier, Fed, refuse_training_mode
 from soundcert.config import Budget, CertifyConfig, Decide, Estimate, Policy
 from soundcert.contract import Contract, read_contract
 from soundcert.diagnostics import distortion_at
@@ -207,6 +207,11 @@ class SmoothedClassifier:
                     raise
                 failed[clip.name] = str(error)
                 continue
+            for (
+                stage
+            ) in route.stages:  # weights are looked at once, but a mode may change between two certificates
+                if isinstance(stage, Model) and isinstance(stage.module, nn.Module):
+                    refuse_training_mode(stage.network_part())
             yield clip, trace, v, self._base(route, v, sampling.seed, clip.digest)
 
     def predict(

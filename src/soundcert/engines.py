@@ -3,8 +3,8 @@
 A network maps `(batch, *shape)` float32 to logits `(batch, classes)`. `prepare` makes an Engine of it:
 
 - torch: the folded, channels-last copy of `optimise` in fp32; the same in bfloat16 as bf16;
-- onnxruntime, fp32 (`pip install 'soundcert[onnx]'`);
-- openvino, fp32 and bf16 (`pip install 'soundcert[openvino]'`).
+- onnxruntime, fp32 (extra `onnx`);
+- openvino, fp32 and bf16 (extra `openvino`).
 
 Every call runs on the thread that makes it and on that thread alone, and calls from several threads run in
 parallel. torch is the exception that it takes its number of threads from `torch.set_num_threads`, which the

@@ -303,7 +303,7 @@ def _data_block(data: Path, folder: Path) -> dict[str, str]:
             items = source_of(name).items(data)
         except (SoundcertError, OSError):
             continue
-        if items and all(item.split for item in items):
+        if all(item.split for item in items) and any(item.split == "testing" for item in items):
             return {"source": name, "root": root, "split": "testing"}
     return {"source": "folder", "root": root}
 

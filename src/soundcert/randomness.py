@@ -42,7 +42,7 @@ Purpose = Literal[
     "verification",
 ]
 
-#: Of Gaussian noise: another number, other draws for the same seed. Runs record it.
+#: Of Gaussian noise on a CPU: another number, other draws for the same seed. Runs record it.
 NOISE = 2
 BLOCK = 8
 # Rows that one generator draws on a GPU, fewer of long objects so that they hold no more values than this: there a

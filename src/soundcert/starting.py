@@ -33,6 +33,7 @@ def _end(number: int, _: FrameType | None) -> None:
 if (
     is_command(sys.argv[0] if sys.argv else "", sys.orig_argv)
     and threading.current_thread() is threading.main_thread()
+    and "--multiprocessing-fork" not in sys.orig_argv  # a worker of it, which has its parent's name
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored
 ):
     signal.signal(signal.SIGINT, _end)  # until `cli.ending` takes over

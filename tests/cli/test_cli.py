@@ -859,6 +859,15 @@ def test_json_is_utf_8_whatever_the_names(cli, home):
     assert "low/grün 猫.wav" in [row["clip"] for row in records(home / "run")]
 
 
+def test_whole_numbers_may_have_zeros_before_them_or_another_base(cli, home):
+    for seed in ("007", "0x7", "+7"):
+        assert (
+            cli("certify", home / "kws.yaml", "--out", home / f"run{seed}", "--n", 50, "--seed", seed).code
+            == 0
+        )
+        assert records(home / f"run{seed}")[0]["seed"] == 7
+
+
 def test_training_clips_are_told_of_where_no_split_is_named(cli, home):
     """Found by a first-time user: clips that the model had learnt from were certified without a word."""
     clips = sorted((home / "clips").rglob("*.wav"))

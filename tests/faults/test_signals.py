@@ -129,6 +129,16 @@ def test_a_signal_during_the_imports_of_another_program_is_its_own(tmp_path: Pat
     assert told.endswith(b"KeyboardInterrupt\n")
 
 
+def test_a_worker_of_the_command_is_ended_by_the_command():
+    code = (
+        "import sys, signal; sys.argv[0] = '/bin/soundcert'; sys.orig_argv = ['python', '-c', 'x', *sys.argv[1:]];"
+        "import soundcert.starting; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    )
+    for more, its_own in (([], b"False"), (["--multiprocessing-fork"], b"True")):
+        ran = subprocess.run([sys.executable, "-c", code, *more], capture_output=True, check=True)
+        assert ran.stdout.strip() == its_own
+
+
 @pytest.mark.parametrize(
     ("script", "words", "is_it"),
     [

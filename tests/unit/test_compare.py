@@ -588,12 +588,20 @@ def test_what_lattice_noise_sets_aside_is_no_part_of_another_alpha(pair, tmp_pat
 
 
 def test_groups_are_read_off_the_names():
-    speech = ["yes/0ea0_nohash_0.flac", "no/0ea0_nohash_3.flac", "no/1cb7_nohash_0.flac"]
-    assert grouping(speech) == (["0ea0", "0ea0", "1cb7"], "speaker")
-    assert grouping(["dog/1-47250-A-41.flac", "1-47250-B-41.wav"]) == (["47250", "47250"], "source recording")
-    # One name that does not tell takes nothing from the others.
-    assert grouping(["a/1.wav", *speech]) == (["?a/1.wav", "0ea0", "0ea0", "1cb7"], "speaker")
-    assert grouping(["a/1.wav", "b/2.wav"]) == (["a/1.wav", "b/2.wav"], "clip")
+    def groups(*names: str) -> tuple[int, str, int, int]:
+        found = grouping(names)
+        return found.groups, found.what, found.told, found.told_groups
+
+    speech = ("yes/0ea0_nohash_0.flac", "no/0ea0_nohash_3.flac", "no/1cb7_nohash_0.flac")
+    assert groups(*speech) == (2, "speaker", 3, 2)
+    assert groups("dog/1-47250-A-41.flac", "1-47250-B-41.wav") == (1, "source recording", 2, 1)
+    # Names that do not tell take nothing from the others, and parts of one recording belong together.
+    assert groups("a/1.wav", "?b.wav", *speech) == (4, "speaker", 3, 2)
+    assert groups("long.wav#t=0,1", "long.wav#t=1,2", *speech) == (3, "speaker", 3, 2)
+    assert groups("a/1.wav", "b/2.wav") == (2, "clip", 2, 2)
+    assert groups("a.wav#t=0,1", "a.wav#t=1,2", "b.wav#t=0,1") == (2, "recording", 3, 2)
+    # A speaker and a recording of one name are two.
+    assert grouping(["0ea0", "yes/0ea0_nohash_0.flac"]).groups == 2
 
 
 def test_weights_of_one_name_are_told_apart_by_their_digest(tmp_path):
@@ -614,7 +622,8 @@ def test_clips_whose_names_do_not_tell_take_no_speaker_from_the_others(tmp_path)
     c = sc.compare(runs)
     assert (c.groups, c.grouped_by) == (3, "speaker")
     said = " ".join(caveat.text for caveat in c.caveats)
-    assert "By their names 10 of the 11 clips are of 2 speakers; 1 more, whose names do not tell" in said
+    assert "By their names 10 of the 11 clips are of 2 speakers; the names of the others do not tell" in said
+    assert "taken as 1 more" in said
 
 
 def test_under_decide_the_largest_radius_was_asked_about(tmp_path):

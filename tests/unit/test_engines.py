@@ -188,7 +188,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, engine, package,
     for name in PACKAGES[engine]:
         monkeypatch.setitem(sys.modules, name, torch)  # a stand-in: only the import is tried
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match=rf"{package}.*pip install 'soundcert\[{extra}\]'"):
+    with pytest.raises(MissingDependencyError, match=rf"{package}.*constraints.txt '\.\[{extra}\]'"):
         prepare(network(), features(), engine)
     assert engine not in [name for name, _ in available()]
 

@@ -187,7 +187,7 @@ def test_an_unknown_form_or_a_place_that_cannot_be_written_is_one_clear_line(pla
 )
 def test_a_missing_package_names_what_to_install(kind, package, extra, plain, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match=rf"{package}.*pip install 'soundcert\[{extra}\]'"):
+    with pytest.raises(MissingDependencyError, match=rf"{package}.*constraints.txt '\.\[{extra}\]'"):
         write_form(plain, kind, tmp_path / "x")
     assert not (tmp_path / "x").exists()
 

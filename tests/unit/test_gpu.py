@@ -16,12 +16,13 @@ import torch
 
 import soundcert as sc
 from soundcert import sampling
-from soundcert.classifier import BaseClassifier, usable_device
-from soundcert.errors import ConfigError
+from soundcert.classifier import BaseClassifier, Fastest, usable_device
+from soundcert.errors import ConfigError, InputError, ModelError
 from soundcert.policies import plan_of
 from soundcert.randomness import GPU_BLOCK, NoiseKey, NoiseStream
 from soundcert.runs.executors import _needs, _places
-from soundcert.stages import GaussianNoise, Model
+from soundcert.runs.work import Work
+from soundcert.stages import GaussianNoise, Model, RmsNormalize
 
 TESTS = Path(__file__).resolve().parents[1]
 certifying: Any = importlib.import_module("soundcert.certify")  # the package has a function of that name
@@ -201,3 +202,32 @@ def test_on_ray_an_actor_has_a_card_to_itself() -> None:
     without = SimpleNamespace(cluster_resources=lambda: {"CPU": 32.0})
     with pytest.raises(ConfigError, match="the Ray cluster offers no GPU"):
         _places(without, "cuda")
+
+
+def test_a_silent_row_is_not_asked_about_elsewhere_than_on_a_cpu() -> None:
+    """The question would wait for the device; its gain is NaN, which votes for no class."""
+    assert RmsNormalize()(torch.zeros(2, 8, device="meta")).shape == (2, 8)
+    with pytest.raises(InputError, match="silent"):
+        RmsNormalize()(torch.zeros(2, 8))
+
+
+def test_a_mode_that_changes_within_a_stream_is_seen() -> None:
+    module = net()
+    smoothed = certifying.SmoothedClassifier(pipeline(module), workers=1)
+    sampling_ = certifying.Sampling(20, 50)
+
+    def clips() -> Any:
+        yield clip(0)
+        module.train()
+        yield clip(1)
+
+    with pytest.raises(ModelError, match="training mode"):
+        list(smoothed.certify_stream(clips(), sampling_))
+
+
+def test_an_actor_sees_its_own_card_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    executors = importlib.import_module("soundcert.runs.executors")
+    monkeypatch.setattr(executors, "_facts", lambda _: {})
+    ray = SimpleNamespace(put=lambda work: work, remote=lambda **_: lambda cls: cls)
+    work = Work("config", None, Fastest("torch", "fp32", 1024, {}, "cuda:1"))  # type: ignore[arg-type]
+    assert executors._RayWorkers(ray, work, 1, 4)._work.engine.device == "cuda"

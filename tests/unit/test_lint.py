@@ -784,6 +784,11 @@ def test_fields_that_stand_on_one_line_are_read(tmp_path, line):
         ("r", "0.25: 60 %, r = 0.5: 43 %"),
         ("certified accuracy at 0.5", "60 %, sigma = 0.25"),
         ("epochs", "30, sigma = 0.25"),
+        # Found by a reviewer: said of another work, and read as this one's.
+        ("Noise", "Gaussian, while our earlier paper trained with sigma = 0.5"),
+        ("Bound", "Clopper-Pearson, instead of Hoeffding with alpha = 0.01"),
+        ("Dataset", "ESC-50, networks trained with sigma = 0.12, seed = 3"),
+        ("Noise", "Gaussian, except where sigma = 0.5"),
     ],
 )
 def test_other_lines_are_left_whole(label, text):

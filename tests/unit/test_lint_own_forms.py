@@ -275,6 +275,24 @@ def test_the_terminal_rounds_inward_too(tmp_path: Path) -> None:
     assert 100 * high <= float(found[2]) <= 100 * high + 0.01
 
 
+def test_a_small_radius_keeps_its_exponent_and_what_is_left_its_band() -> None:
+    """Found by a reviewer: 1.00000e-10 without the zeros at its end is 1.00000e-1."""
+    summary = {
+        "clips": 9, "certified": 9, "abstained": 0, "failed": 0, "saturated_share_of_certified": 0.0, "passes": 9,
+        "smoothed_accuracy": 1.0, "smoothed_accuracy_over": 9, "smoothed_accuracy_interval_95": [0.6, 1.0],
+        "certified_accuracy_at_radius": {"0": 1.0, "1.00000e-10": 1.0, "0.250000": 0.0, "0.5": 0.0},
+        "certified_accuracy_band_95_at_radius": {
+            "0": [0.5, 1.0], "1.00000e-10": [0.5, 1.0], "0.250000": [0.0, 0.3], "0.5": [0.0, 0.3],
+        },
+    }  # fmt: skip
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary_view(summary))
+    rows = [line.split() for line in console.export_text().splitlines()]
+    assert ["1.00000e-10", "100.0%", "50.0%", "to", "100.0%"] in rows
+    assert ["0.25", "0.0%", "0.0%", "to", "30.0%"] in rows
+    assert ["further", "0.0%", "0.0%", "to", "30.0%"] in rows
+
+
 def test_what_a_run_did_not_record_is_asked_for(tmp_path: Path) -> None:
     """Negative control: the forms do not make up what is not there."""
     path = write_run(tmp_path / "r", many(20), contract={}, config={"pipeline": []})

@@ -527,7 +527,10 @@ def test_a_silent_clip_is_flagged_from_its_record(tmp_path):
 def test_an_interval_says_how_many_speakers_the_clips_are_of(tmp_path):
     rows = [record(f"yes/{who}_nohash_{k}.flac", 900) for who in ("0ea0", "1cb7") for k in range(3)]
     text = Page(render(opened(write_run(tmp_path / "r", rows)))).text
-    assert "the clips are of 2 speakers by their names, and for new speakers it is too narrow" in text
+    assert "by their names the clips are of 2 speakers, and for new speakers it is too narrow" in text
+    some = [*rows, record("mine.flac", 900)]
+    text = Page(render(opened(write_run(tmp_path / "m", some)))).text
+    assert "by their names 6 of the clips are of 2 speakers" in text
     text = Page(render(opened(write_run(tmp_path / "s", many(6))))).text
     assert "by their names" not in text
 

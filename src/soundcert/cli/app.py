@@ -32,7 +32,7 @@ def _whole_numbers(_app: App, _commands: tuple[str, ...], arguments: ArgumentCol
             continue
         for token in argument.tokens:
             try:
-                int(token.value)
+                int(token.value, 10 if token.value.lstrip("+-").isdecimal() else 0)
             except ValueError:
                 name = token.keyword or argument.name
                 raise ConfigError(f"{name}: expected a whole number, got {token.value!r}") from None

@@ -21,7 +21,7 @@ from soundcert.compare.result import (
     Side,
 )
 from soundcert.errors import ConfigError, RunError
-from soundcert.runs.groups import grouping
+from soundcert.runs.groups import Grouping, grouping
 from soundcert.runs.reading import Run, open_run
 
 
@@ -98,9 +98,10 @@ def compare(
     unit = "dB" if chosen == "snr_db" else levels[0].unit
     grid = pairing.default_or_given(at, chosen, records) if comparable else ()
     names = [str(records[0][d]["clip"]) for d in common]
-    group_names, grouped_by = grouping(names)
-    index = {name: number for number, name in enumerate(dict.fromkeys(group_names))}
-    groups = np.array([index[name] for name in group_names], dtype=np.int64)
+    grouped = grouping(names)
+    grouped_by = grouped.what
+    index = {name: number for number, name in enumerate(dict.fromkeys(grouped.names))}
+    groups = np.array([index[name] for name in grouped.names], dtype=np.int64)
     tied = any(r[d].get("policy") == "budget" for r in records for d in common)
     pairs: tuple[Pair, ...] = ()
     tests = 0
@@ -114,8 +115,7 @@ def compare(
         _side(letter, run, common, rows, found, dropped, (chosen, unit, grid) if comparable else None)
         for letter, run, rows, found, dropped in zip(letters, opened, right, levels, left, strict=True)
     )
-    untold = sum(name.startswith("?") for name in group_names) if grouped_by != "clip" else 0
-    caveats += _of_groups(common, len(index), untold, grouped_by, tied)
+    caveats += _of_groups(grouped, tied)
     alphas = [r[d]["alpha"] for r in records for d in common]
     return Comparison(
         comparable=comparable,
@@ -401,19 +401,13 @@ def _side(
     )
 
 
-def _these(clips: int, untold: int) -> str:
-    told = clips - untold
-    if not untold:
-        return f"The {clips} clips are"
-    return f"By their names {told} of the {clips} clips {'is' if told == 1 else 'are'}"
-
-
-def _of_groups(common: Sequence[str], groups: int, untold: int, grouped_by: str, tied: bool) -> list[Caveat]:
-    """Return what to say about clips that belong together. untold: clips whose names do not tell, each a group."""
-    if not common or tied:
+def _of_groups(grouped: Grouping, tied: bool) -> list[Caveat]:
+    """Return what to say about clips that belong together."""
+    clips, groups, what = len(grouped.names), grouped.groups, grouped.what
+    if not clips or tied:
         return []
     out = []
-    if grouped_by == "clip":
+    if what == "clip":
         out.append(
             Caveat(
                 "independence",
@@ -421,13 +415,17 @@ def _of_groups(common: Sequence[str], groups: int, untold: int, grouped_by: str,
                 "narrow and p-values too small; nothing in their names tells.",
             )
         )
-    elif groups < len(common):
+    elif groups < clips:
+        these, others = f"The {clips} clips are", ""
+        if grouped.told < clips:
+            these = f"By their names {grouped.told} of the {clips} clips are"
+            others = (
+                f"; the names of the others do not tell, and they are taken as {grouped.untold_groups} more"
+            )
         out.append(
             Caveat(
                 "independence",
-                f"{_these(len(common), untold)} of {groups - untold} {grouped_by}s"
-                f"{f'; {untold} more, whose names do not tell, are taken as independent' if untold else ''}. "
-                f"Intervals resample whole {grouped_by}s; McNemar's "
+                f"{these} of {grouped.told_groups} {what}s{others}. Intervals resample whole {what}s; McNemar's "
                 "test takes clips as independent, so its p-values are too small where one fares alike.",
             )
         )
@@ -435,7 +433,7 @@ def _of_groups(common: Sequence[str], groups: int, untold: int, grouped_by: str,
         out.append(
             Caveat(
                 "few",
-                f"{groups} independent {grouped_by}s are few: bootstrap intervals are then rough, and only large "
+                f"{groups} independent {what}s are few: bootstrap intervals are then rough, and only large "
                 "differences can be shown.",
                 True,
             )

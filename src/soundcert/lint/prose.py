@@ -75,7 +75,10 @@ def parts_of(label: str, text: str) -> list[tuple[str, str]]:
         before, found = _fields_at_end(bracket[2])
         head, found = bracket[1], [] if before or len(found) < 2 else found
     # What is cut off may be so in its last number; a figure has a value of its own.
-    sound = "=" not in head and not said.endswith("…") and (head or FIELDS[own[0]].kind == "text")
+    # And what is set off before the fields may be about another work: "…, while we trained before with sigma = 0.5".
+    sound = (
+        not re.search("[=,;]", head) and not said.endswith("…") and (head or FIELDS[own[0]].kind == "text")
+    )
     if found and sound and _belong({own[0]}, [name for name, _, _ in found]):
         return [(label, head), *((part, value) for _, part, value in found)]
     return [(label, text)]

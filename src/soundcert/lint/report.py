@@ -115,7 +115,7 @@ class Result:
         if self.rows is not None:
             return not bool(((self.rows.radius > 0) & ~self.rows.abstained).any())
         # The medians of ours are over certified and correct clips.
-        zero = ("certified", "median_radius", *(("smoothed_accuracy",) if self.own else ()))
+        zero = ("certified", *(("median_radius", "smoothed_accuracy") if self.own else ()))
         return any((found := self.number(n)) is not None and found.value == 0 for n in zero)
 
     def says(self, name: str) -> bool:

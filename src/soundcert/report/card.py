@@ -111,7 +111,7 @@ def _about(run: Run) -> dict[str, Any]:
     if "median_radius" not in run.summary:
         said.append(("median_radius", "none: no clip is certified and correct"))
     if not any(name in run.summary for name in ("median_snr_db", "median_norm_ratio_db")):
-        said.append(("signal_relative_scale", "none: no clip is certified and correct at a radius above 0"))
+        said.append(("signal_relative_scale", "none: no clip that is certified and correct has one"))
     return {
         "contract": {key: _lines(run.contract[key]) for key in keys if key in run.contract},
         "sigma": first["sigma"],

@@ -207,11 +207,11 @@ def tiles(run: Run) -> list[dict[str, Any]]:
 
 def _of_few(run: Run) -> str:
     """Say where clips belong together by their names, and an interval takes them as drawn one by one."""
-    names, what = grouping([str(r["clip"]) for r in run.usable])
-    groups = len(set(names))
-    if what == "clip" or groups == len(names):
+    found = grouping([str(r["clip"]) for r in run.usable])
+    if found.what == "clip" or found.groups == len(found.names):
         return ""
-    return f"; the clips are of {groups} {what}s by their names, and for new {what}s it is too narrow"
+    clips = "the clips" if found.told == len(found.names) else f"{found.told} of the clips"
+    return f"; by their names {clips} are of {found.told_groups} {found.what}s, and for new {found.what}s it is too narrow"
 
 
 def attack_summary(run: Run) -> dict[str, Any] | None:

@@ -201,11 +201,14 @@ def _curve_table(summary: Mapping[str, Any], key: str, name: str) -> RenderableT
     last = next((i for i, point in enumerate(points) if not curve[point]), len(points) - 1)
     for point in points[: last + 1]:
         # A radius keeps the digits that it was counted at, but for zeros at their end.
-        shown_point = point.rstrip("0").rstrip(".") if "." in point else point
+        shown_point = point.rstrip("0").rstrip(".") if "." in point and "e" not in point else point
         share = percent_of(curve[point], summary["smoothed_accuracy_over"], gap="")
         table.add_row(shown_point, share, *([" to ".join(percents(band[point], gap=""))] if band else []))
     if last + 1 < len(points):
-        table.add_row("further", percent_of(0.0, summary["smoothed_accuracy_over"], gap=""))
+        rest = [band[point] for point in points[last + 1 :]] if band else []
+        low, high = min((ends[0] for ends in rest), default=0.0), max((ends[1] for ends in rest), default=0.0)
+        share = percent_of(0.0, summary["smoothed_accuracy_over"], gap="")
+        table.add_row("further", share, *([" to ".join(percents((low, high), gap=""))] if band else []))
     return table
 
 

@@ -30,7 +30,7 @@ from soundcert.errors import (
 )
 from soundcert.pipeline import Pipeline
 from soundcert.policies import Pilot
-from soundcert.randomness import NOISE
+from soundcert.randomness import GPU_BLOCK, NOISE
 from soundcert.runs.work import Share, Work, Worker
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class LocalExecutor:
 
 @dataclass(frozen=True)
 class RayExecutor:
-    """One actor a CPU of a Ray cluster, or a GPU with device cuda, each holding the model (`pip install 'soundcert[ray]'`).
+    """One actor a CPU of a Ray cluster, or a GPU with device cuda, each holding the model (extra `ray`).
 
     address: the cluster's, as `ray.init` takes it ("auto" finds the one of this node); without it
     $RAY_ADDRESS, and without that Ray starts on this machine. A Ray session that is connected already is
@@ -192,7 +192,9 @@ def _facts(work: Work) -> dict[str, str]:
     return {
         "version of soundcert": __version__,
         "version of torch": str(torch.__version__),
-        "definition of the noise": str(NOISE),
+        "definition of the noise": f"{NOISE}"
+        if work.engine.device == "cpu"
+        else f"{NOISE}, {GPU_BLOCK} on a GPU",
         "model": str(model.digest if model else None),
     }
 
@@ -208,6 +210,8 @@ class _RayWorkers:
     def __init__(self, ray: Any, work: Work, size: int, patience: int) -> None:
         # A node's working directory is its own.
         work = replace(work, base=(work.base or Path()).absolute())
+        if work.engine.device.startswith("cuda"):  # Ray shows an actor its own card alone, as the first
+            work = replace(work, engine=replace(work.engine, device="cuda"))
         self._ray = ray
         self._facts = _facts(work)
         self._work = ray.put(work)

@@ -1,4 +1,4 @@
-"""ONNX files, run by onnxruntime on the CPU: `{onnx: file.onnx}` (`pip install 'soundcert[onnx]'`)."""
+"""ONNX files, run by onnxruntime on the CPU: `{onnx: file.onnx}` (extra `onnx`)."""
 
 from __future__ import annotations
 
