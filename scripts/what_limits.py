@@ -58,7 +58,7 @@ Written by `python scripts/what_limits.py`: keywords (yes, no, up, down, left, r
 σ = {sigma:g} at RMS 1. The [study](results/study/README.md) certifies fewer testing clips at {snr:g} dB than one would
 like, and than its validation clips promise. What would another bound gain, and what more recordings?
 
-## Another bound would gain little
+## The rival's share and the slope would add little
 
 {clips} validation clips, chosen by a hash of their names among those of which about 0.5 to 5 % of the noisy copies fail
 (`kws-waveform-sigma-2`), with {draws:,} draws each: those whose radius is in question. Medians, quartiles in brackets,
@@ -76,9 +76,10 @@ and the largest.
 where 2 % fail). It allows for the worst set of failures: a half-space whose copies all go to one class. In most clips
 nearly all copies that go wrong go to one class, so that the [runner-up's bound](theory.md#two-class-bounds) has little
 to gain; and a bound that knows the gradient's norm too ([arXiv 2010.10549](https://arxiv.org/abs/2010.10549)) gains a
-few per cent, before it pays for estimating it. The true radius may be larger than that: two half-spaces at right angles
-have a slope of 0.77 as well, and a radius 12 % above this one. It is at most the last row, which a [search](attack.md)
-found ({flips} clips; certified with 1,000 draws).
+few per cent, before it pays for estimating it. The true radius may be larger: two half-spaces at right angles have a
+slope of 0.77 as well, and a radius 12 % above this one. A [search](attack.md) found another answer at half as far again
+as the radius ({flips} clips; certified with 1,000 draws, each answer counted with 1,000 more), so that much may be
+there at most in such a clip; but a bound that asks for no more than these figures cannot show it.
 
 (The slope is the root of an estimate without bias, over φ(Φ⁻¹(share)); it may exceed 1 by chance, and counts as 1
 then.)

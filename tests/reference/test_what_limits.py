@@ -85,3 +85,14 @@ def test_the_slope_of_failures_that_are_known(kind: str, slope: float) -> None:
     assert 0.015 < found.share < 0.06
     # By a square without bias: near 0 it may have either sign.
     assert found.slope * abs(found.slope) == pytest.approx(slope, abs=0.06)
+
+
+def test_a_slope_does_not_fix_the_radius() -> None:
+    """Two half-spaces at right angles, which the page names: their slope is 0.77, and the radius 12 % above the bound."""
+    share = 0.02
+    edge = norm.ppf(np.sqrt(1 - share))
+    slope = np.sqrt(2) * norm.pdf(edge) * norm.cdf(edge) / norm.pdf(norm.ppf(share))
+    radius = edge - norm.ppf(0.5 / norm.cdf(edge))  # along one of the two normals, where it is least
+    assert slope == pytest.approx(0.775, abs=0.005)
+    assert radius / norm.isf(share) == pytest.approx(1.125, abs=0.005)
+    assert script().ratio_with_slope(share, slope) / norm.isf(share) < 1.03
