@@ -99,6 +99,17 @@ FOUND = (
     ("a study took testing clips as more training clips (found by a reviewer)", "refused", "tests/unit/test_study.py"),
     ("on a GPU \"fp32\" was what torch's convolutions make of it there, with 10 bits (found by a reviewer)",
      "switched off", "tests/unit/test_randomness.py"),
+    ("`compare` called two models one where their digests begin with a kind (`factory:…`), and one file with another name "
+     "took the speakers from it (found by a first-time user)", "kind and digest are shown; names that do not tell stand "
+     "for themselves", "tests/unit/test_compare.py"),
+    ("the certificates of a model that names no labels all counted as wrong (found by a first-time user)",
+     "refused, with what to add", "tests/unit/test_runs.py"),
+    ("`inspect` wrote a config that certified training clips (found by a first-time user)",
+     "the testing clips; elsewhere a note says how many are marked as training clips", "tests/cli/test_inspect.py"),
+    ("`lint` did not read several fields on one line, and so passed a radius above its ceiling (found by a first-time user)",
+     "read; what is not read is named", "tests/unit/test_lint.py"),
+    ("on a GPU zeros could land on noise that was drawn already, and a second part of a model stayed on the CPU (found by a "
+     "reviewer; never run on one)", "one stream makes and fills the rows; all parts move", "tests/unit/test_gpu.py"),
     ("results that a slow disk had not taken yet piled up in memory, and so did all records of a run",
      "no more clips are read, and names alone are kept", "tests/unit/test_load.py"),
 )  # fmt: skip
