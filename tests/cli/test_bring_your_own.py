@@ -226,7 +226,7 @@ def test_five_commands_from_install_to_certificate(tmp_path, monkeypatch, cli) -
     block = re.search(r"^```sh\n(pip install.*?)^```$", PAGE, re.S | re.M)[1]
     install, *commands = block.splitlines()
     assert len(commands) == 4
-    extra = re.fullmatch(r"pip install 'soundcert\[(\w+)\]'", install)[1]
+    extra = re.fullmatch(r"pip install -c constraints.txt '\.\[(\w+)\]'", install)[1]
     assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
     printed = {}
     for command in commands:
