@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import reprlib
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
-from soundcert.data import LIST_SUFFIXES, DataConfig
-from soundcert.errors import ConfigError, did_you_mean, nearest
+from soundcert.data import DataConfig
+from soundcert.errors import ConfigError, nearest
+from soundcert.mistakes import MAX_TOLD, Mistakes, brief
 from soundcert.models.loaders import BUILT_IN, PACKAGE, hf, is_loader, loader_of
 from soundcert.stages import Model, Stage, known_stages, stage_class
 from soundcert.stages.model import BUNDLED
@@ -27,7 +25,6 @@ from soundcert.stages.model import BUNDLED
 MAX_CONFIG_BYTES = 200_000  # more would take the YAML parser seconds
 MAX_KEYS = 20_000
 MAX_DIGITS = 400
-MAX_TOLD = 5  # mistakes that one line puts into words
 StageSpec = str | Mapping[str, Mapping[str, Any] | None]
 
 
@@ -51,7 +48,7 @@ class _OneLine(type(BaseModel)):  # type: ignore[misc]
         try:
             return super().__call__(*args, **kwargs)
         except pydantic.ValidationError as error:
-            raise ConfigError(f"{self.__name__}: {_Mistakes().add_all(error, self)}") from None
+            raise ConfigError(f"{self.__name__}: {Mistakes().add_all(error, self)}") from None
 
 
 class _Policy(_Numbers, metaclass=cast(Any, _OneLine)):  # type: ignore[metaclass]
@@ -244,105 +241,7 @@ def validate(model: type[M], values: object, where: str) -> M:
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{where}: {_Mistakes().add_all(error, model)}") from None
-
-
-class _Mistakes:
-    """What is wrong, for one line: the first few in words, and how many more there are."""
-
-    def __init__(self) -> None:
-        self._words: list[str] = []
-        self._more = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._words)
-
-    def __str__(self) -> str:
-        return "; ".join([*self._words, *([f"and {self._more} more"] if self._more else [])])
-
-    def add(self, say: str | Callable[[], str]) -> None:
-        """Add a mistake; a file can hold thousands, so words that take time are asked for where there is room."""
-        if len(self._words) == MAX_TOLD:
-            self._more += 1
-            return
-        words = say if isinstance(say, str) else say()
-        start, hint, known = words.partition(" (known: ")
-        # The list of all that is known is long, and told once.
-        told = hint and any(before.endswith(hint + known) for before in self._words)
-        self._words.append(start if told else words)
-
-    def unknown(self, field: object, known: Iterable[str], where: str = "", place: object = None) -> None:
-        """Add a field that there is not; place: its full name."""
-        name = field if place is None else place
-        self.add(lambda: f"{where}unknown field {name!r}{did_you_mean(str(field), known)}")
-
-    def add_all(
-        self, error: pydantic.ValidationError, model: type[BaseModel] | None = None, where: str = ""
-    ) -> Self:
-        """Add what pydantic found. An unknown word explains a missing one that it is like, and is told in its place."""
-        found = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-        meant = set()
-        for one in found:
-            place = ".".join(str(part) for part in one["loc"])
-            owner = _owner(model, one["loc"][:-1])
-            if one["type"] == "extra_forbidden":
-                known = owner.model_fields if owner else ()
-                if len(self._words) < MAX_TOLD:
-                    meant.add((*one["loc"][:-1], nearest(str(one["loc"][-1]), known)))
-                self.unknown(one["loc"][-1], known, where, place)
-            elif one["type"] != "missing" or one["loc"] not in meant:
-                start = f"{where}{place}: " if place else where
-                self.add(partial(_words_of, one, _owner(model, one["loc"]), start))
-        return self
-
-
-def _words_of(mistake: Any, owner: type[BaseModel] | None, start: str) -> str:
-    """Say what was expected and what came; owner: the model that should stand there."""
-    kind, given = mistake["type"], mistake["input"]
-    if kind == "missing":
-        return f"{start}{mistake['msg']}"
-    if kind == "int_parsing" and (number := _whole(given)) is not None:
-        return f"{start}write {number} (YAML takes {given} for text)"
-    if kind == "model_type":
-        return f"{start}expected a mapping{_example(owner, given)}, got {_brief(given)}"
-    message = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{start}{message}, got {_brief(given)}"
-
-
-def _example(owner: type[BaseModel] | None, given: object) -> str:
-    """Show how the fields of a model are written, for data with the place that was given alone."""
-    if owner is None:
-        return ""
-    if owner is not DataConfig:
-        return f" such as {{{', '.join(f'{name}: …' for name in list(owner.model_fields)[:2])}}}"
-    root = given if isinstance(given, str) and 0 < len(given) <= 100 else "recordings"
-    source = "manifest" if root.lower().endswith(LIST_SUFFIXES) else "folder"
-    return f" such as {{source: {source}, root: {root}}}"
-
-
-def _whole(given: object) -> int | None:
-    """Return the whole number that text such as 1e4 means, None for other values."""
-    try:
-        number = float(given) if isinstance(given, str) else math.nan
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() and abs(number) < 2**53 else None
-
-
-def _brief(value: object) -> str:
-    # Not repr of the whole: YAML's aliases can make a small file hold an endless value.
-    text = reprlib.repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _owner(model: type[BaseModel] | None, path: Iterable[int | str]) -> type[BaseModel] | None:
-    for part in path:
-        if model is None or not isinstance(part, str) or part not in model.model_fields:
-            return None
-        inner = model.model_fields[part].annotation
-        options = [inner, *getattr(inner, "__args__", ())]
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return model
+        raise ConfigError(f"{where}: {Mistakes().add_all(error, model)}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -411,7 +310,7 @@ def load_config(path: str | Path) -> Config:
     """Read and check a configuration file. Stages are built later, by `build_stages`."""
     path = Path(path)
     values = read_yaml(path)
-    mistakes = _Mistakes()
+    mistakes = Mistakes()
     strange = [key for key in values if key not in Config.model_fields]
     for key in strange:
         mistakes.unknown(key, Config.model_fields)
@@ -442,7 +341,7 @@ def build_stages(
     base: folder that weights are relative to. training: do not read weights, the network is to be made. trust:
     models that say `trust: true` may run the code that their files bring.
     """
-    mistakes = _Mistakes()
+    mistakes = Mistakes()
     named = [_named(spec, number, mistakes) for number, spec in enumerate(specs, start=1)]
     stages = []
     for stage in named:
@@ -464,7 +363,7 @@ class _Named:
     fields: dict[str, Any]
 
 
-def _named(spec: object, number: int, mistakes: _Mistakes) -> _Named | None:
+def _named(spec: object, number: int, mistakes: Mistakes) -> _Named | None:
     """Read one stage, no further than names go; None where they are wrong."""
     where = f"pipeline, stage {number}"
     if isinstance(spec, str):
@@ -475,7 +374,7 @@ def _named(spec: object, number: int, mistakes: _Mistakes) -> _Named | None:
         name, given = next(iter(spec.items()))
         fields = dict(given or {})
     else:
-        mistakes.add(f"{where}: write one stage a line, as `- name: {{field: value}}`, got {_brief(spec)}")
+        mistakes.add(f"{where}: write one stage a line, as `- name: {{field: value}}`, got {brief(spec)}")
         return None
     try:
         cls = stage_class(str(name))
@@ -500,9 +399,7 @@ def _named(spec: object, number: int, mistakes: _Mistakes) -> _Named | None:
     return _Named(where, str(name), cls, fields) if right else None
 
 
-def _build(
-    stage: _Named, mistakes: _Mistakes, base: Path | None, training: bool, trust: bool
-) -> Stage | None:
+def _build(stage: _Named, mistakes: Mistakes, base: Path | None, training: bool, trust: bool) -> Stage | None:
     """Make a stage of its fields; None where their values are wrong."""
     fields = stage.fields
     if stage.cls is Model:
