@@ -228,7 +228,14 @@ def test_a_soft_limiter_leaves_what_is_below_and_stays_below_its_ceiling() -> No
 
 
 @pytest.mark.parametrize(
-    "fields", [{"threshold": -0.1}, {"threshold": 1.0}, {"ceiling": math.inf}, {"threshold": math.nan}]
+    "fields",
+    [
+        {"threshold": -0.1},
+        {"threshold": 1.0},
+        {"ceiling": math.inf},
+        {"threshold": math.nan},
+        {"threshold": 0.0, "ceiling": 1e-309},
+    ],
 )
 def test_a_limiter_that_is_none_is_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"limiter: (threshold|ceiling) must be"):
@@ -252,3 +259,12 @@ def test_a_stage_made_in_python_holds_the_numbers_that_it_names(stage: sc.stages
 
 def test_numpy_numbers_are_numbers() -> None:
     sc.Pipeline([Quantize(bits=np.int64(8)), GaussianNoise(np.float64(0.5))])  # type: ignore[arg-type]
+
+
+def test_a_limiter_leaves_room_for_the_rounding_of_both_values() -> None:
+    stage = Limiter(threshold=0.0, ceiling=1e-30)
+    radius = torch.tensor([3e-45, 1e-29], dtype=torch.float64)
+    proven = stage.pull_back(torch.zeros(2, 4, dtype=torch.float64), radius)
+    assert proven is not None
+    assert proven.tolist() == [0.0, pytest.approx(1e-29, rel=1e-11)]
+    assert proven[1] < radius[1]

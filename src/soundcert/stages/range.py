@@ -67,6 +67,12 @@ class Limiter(Stage):
             "ceiling",
             f"above threshold ({self.threshold!r}) and finite",
         )
+        require(
+            self.ceiling >= 1e-30,
+            self,
+            "ceiling",
+            "from 1e-30: far below, the room for rounding would be none",
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         knee = self.ceiling - self.threshold
@@ -77,8 +83,8 @@ class Limiter(Stage):
         return before.evolve(name="waveform") if before.kind == "waveform" else before
 
     def pull_back(self, x: Tensor, radius: Tensor) -> Tensor | None:
-        # Both values of a bent sample are rounded, by a few units in the last place of the ceiling.
-        room = 2e-15 * self.ceiling * math.sqrt(x.flatten(1).shape[1])
+        # Both values of a bent sample are rounded, by at most 9 units in the last place of the ceiling (tanh by 4 of them).
+        room = 4e-15 * self.ceiling * math.sqrt(x.flatten(1).shape[1])
         return (radius - room).clamp(min=0.0) * INWARD
 
     def words(self) -> str:
