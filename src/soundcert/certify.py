@@ -207,9 +207,8 @@ class SmoothedClassifier:
                     raise
                 failed[clip.name] = str(error)
                 continue
-            for (
-                stage
-            ) in route.stages:  # weights are looked at once, but a mode may change between two certificates
+            # Weights are looked at once, but a mode may change between two certificates.
+            for stage in route.stages:
                 if isinstance(stage, Model) and isinstance(stage.module, nn.Module):
                     refuse_training_mode(stage.network_part())
             yield clip, trace, v, self._base(route, v, sampling.seed, clip.digest)

@@ -95,9 +95,8 @@ class BaseClassifier:
         self.fed: Fed = (tuple(example.shape), route.spaces[-2] if model.members else None)
         known = (prepared or {}).get(self.fed)
         self.engine: Engine = known or prepare(network, example, engine, precision)
-        if (
-            self.device.type == "cuda"
-        ):  # workers have streams of their own, which would not wait for the weights
+        # Workers have streams of their own, which would not wait for the weights.
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def example(self) -> Tensor:
